@@ -1,0 +1,1 @@
+//! An in-process Vault-compatible server with state.

@@ -1,0 +1,213 @@
+//! What a server gave, and what keeps it alive.
+//!
+//! A [`Session`] is one login for one volume, a [`Grant`] one reply read under it. [`timing`] says when
+//! each is renewed or replaced; [`LeaseKeeper`] is the one door through which the registry acts on
+//! them, so that registry and Vault client never meet otherwise.
+
+pub mod timing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Moment;
+use crate::redacted::{Secret, SecretBytes};
+use crate::spec::{Endpoint, Login, MountSpec, Request};
+
+/// What the server granted, and when we asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Term {
+    /// When the request was *sent*: a reply that was long on its way grants less than it says.
+    pub sent: Moment,
+    /// For how long; zero means without end (a root-like token).
+    pub granted: Duration,
+}
+
+impl Term {
+    /// When it ends; `None` for a term without end.
+    #[must_use]
+    pub fn end(&self) -> Option<Moment> {
+        (!self.granted.is_zero()).then(|| self.sent.plus(self.granted))
+    }
+}
+
+/// The two kinds of token: they differ in what can be done with them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TokenKind {
+    /// Stored by the server: has an accessor, can be renewed and revoked, takes its leases along.
+    Service,
+    /// Not stored: no accessor, no renewal, no revocation.
+    Batch,
+}
+
+/// One login for one volume. Immutable: how its term goes on is the registry's to know.
+pub struct Session {
+    /// Names it in logs and in the journal; random, no secret.
+    pub id: String,
+    /// Where it was opened.
+    pub endpoint: Endpoint,
+    /// How it was opened.
+    pub login: Login,
+    /// For which service account (`namespace/name`).
+    pub service_account: String,
+    /// The client token.
+    pub token: Secret,
+    /// The token's accessor; empty for batch tokens.
+    pub accessor: String,
+    /// The token's kind.
+    pub kind: TokenKind,
+    /// The token's policies, for people and for the check that `default` is among them.
+    pub policies: Vec<String>,
+    /// Whether the server says that it can be renewed.
+    pub renewable: bool,
+    /// The first term.
+    pub term: Term,
+}
+
+impl Session {
+    /// Whether this session may serve `spec`: the same server, the same login, the same account.
+    #[must_use]
+    pub fn serves(&self, spec: &MountSpec) -> bool {
+        self.endpoint == spec.endpoint
+            && self.login == spec.login
+            && self.service_account == spec.pod.service_account_id()
+    }
+}
+
+/// What keeps a reply good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// A read without a life of its own: read again at every poll.
+    Static,
+    /// A lease.
+    Lease {
+        /// `lease_id`.
+        id: String,
+        /// Whether the server says that it can be renewed.
+        renewable: bool,
+    },
+    /// A certificate without a lease: good for its validity.
+    Certificate,
+    /// A credential that the server itself rotates; its `ttl` tells when (`database/static-creds`).
+    Rotated,
+    /// A write's reply of no known life (sign, decrypt): kept, and repeated after its refresh time.
+    Written,
+}
+
+/// A reply and what keeps it good. Immutable, like [`Session`].
+pub struct Grant {
+    /// What was asked.
+    pub request: Request,
+    /// The server's whole response body.
+    pub body: SecretBytes,
+    /// What keeps it good.
+    pub keep: Keep,
+    /// The first term: of the lease, of the certificate's validity, of the `ttl`, of the refresh time.
+    /// Without end for [`Keep::Static`].
+    pub term: Term,
+}
+
+impl Grant {
+    /// The lease's id, where there is a lease.
+    #[must_use]
+    pub fn lease_id(&self) -> Option<&str> {
+        match &self.keep {
+            Keep::Lease { id, .. } => Some(id),
+            Keep::Static | Keep::Certificate | Keep::Rotated | Keep::Written => None,
+        }
+    }
+}
+
+/// A successful renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// The new term.
+    pub term: Term,
+    /// Whether it can be renewed again.
+    pub renewable: bool,
+    /// The reply warned that a maximum was exceeded: the end is final.
+    pub capped: bool,
+}
+
+/// How a revocation ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// The server took it and owns the clean-up from here.
+    Accepted,
+    /// The token was dead already.
+    AlreadyDead,
+    /// A batch token: the server revokes none; it lives to its own end.
+    Batch,
+}
+
+/// Why a renewal or a revocation was not done, by what follows from it (`docs` of the server:
+/// renew failures are all 400, so they are sorted by their text; anything unknown is transient).
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum KeepError {
+    /// To be tried again: unreachable, sealed, throttled, 5xx, or a text we do not know.
+    #[error("{why}")]
+    Transient {
+        /// For the log; carries no secret.
+        why: String,
+        /// The server's `Retry-After`.
+        retry_after: Option<Duration>,
+    },
+    /// The token is dead, and with it every lease below it.
+    #[error("the token is dead: {why}")]
+    TokenDead {
+        /// For the log; carries no secret.
+        why: String,
+    },
+    /// This lease is gone.
+    #[error("the lease is gone: {why}")]
+    Gone {
+        /// For the log; carries no secret.
+        why: String,
+    },
+    /// No renewal any more; it lives to its present end.
+    #[error("cannot be renewed any more: {why}")]
+    NotRenewable {
+        /// For the log; carries no secret.
+        why: String,
+    },
+    /// A policy is missing. The token lives; never a reason to log in again.
+    #[error("a policy is missing: {why}")]
+    Forbidden {
+        /// For the log; carries no secret.
+        why: String,
+    },
+}
+
+/// Keeps and ends what the server gave. Implemented by the Vault client, and by a fake in the worker's
+/// tests, which run on a paused clock.
+///
+/// No method logs in or reads a secret: only a Mount does that.
+pub trait LeaseKeeper: Send + Sync + 'static {
+    /// `auth/token/renew-self` with increment 0.
+    fn renew_session(
+        &self,
+        session: Arc<Session>,
+    ) -> BoxFuture<'static, Result<Renewal, KeepError>>;
+
+    /// `sys/leases/renew` with the id in the body (all that the `default` policy allows), increment 0.
+    fn renew_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: String,
+    ) -> BoxFuture<'static, Result<Renewal, KeepError>>;
+
+    /// `auth/token/revoke-self`. A dead token's 403 and the batch token's 400 are good ends.
+    fn revoke_session(&self, session: Arc<Session>)
+    -> BoxFuture<'static, Result<Revoked, KeepError>>;
+
+    /// `sys/leases/revoke` with `sync: false`. Not in the `default` policy.
+    fn revoke_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: String,
+    ) -> BoxFuture<'static, Result<Revoked, KeepError>>;
+}

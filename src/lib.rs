@@ -1,0 +1,6 @@
+//! Leasehold
+
+pub mod clock;
+pub mod grant;
+pub mod redacted;
+pub mod spec;

@@ -1,0 +1,84 @@
+//! Secret values that cannot be printed and are wiped when dropped.
+//!
+//! None of these types implements `Debug` or `Display`, so a log line, an error or an assertion that
+//! would show one does not compile:
+//!
+//! ```compile_fail
+//! let token = leasehold::redacted::Secret::from("hvs.secret".to_owned());
+//! println!("{token:?}");
+//! ```
+//! ```compile_fail
+//! let token = leasehold::redacted::Secret::from("hvs.secret".to_owned());
+//! println!("{token}");
+//! ```
+
+use serde_json::Value;
+use zeroize::{Zeroize, Zeroizing};
+
+/// A secret text: a token, a password, a private key in PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// The secret itself. Every call site is a place for a reviewer to look at.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(value: String) -> Self {
+        Self(Zeroizing::new(value))
+    }
+}
+
+/// Secret bytes: a reply's body, a file's contents.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// The secret itself. Every call site is a place for a reviewer to look at.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl From<Vec<u8>> for SecretBytes {
+    fn from(value: Vec<u8>) -> Self {
+        Self(Zeroizing::new(value))
+    }
+}
+
+/// A parsed JSON document with secrets in it; its strings are wiped when it is dropped.
+pub struct SecretJson(Value);
+
+impl SecretJson {
+    /// The document itself.
+    #[must_use]
+    pub fn expose(&self) -> &Value {
+        &self.0
+    }
+}
+
+impl From<Value> for SecretJson {
+    fn from(value: Value) -> Self {
+        Self(value)
+    }
+}
+
+impl Drop for SecretJson {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(fields) => fields.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
