@@ -6,6 +6,10 @@ const PROTO: &str = "v1alpha1/service.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto/{PROTO}");
+    println!(
+        "cargo::rustc-env=LEASEHOLD_TARGET={}",
+        std::env::var("TARGET")?
+    );
     let descriptors = protox::compile([PROTO], ["proto"])?;
     tonic_prost_build::configure()
         // The driver alone dials; our tests bring their own channel.

@@ -201,8 +201,10 @@ pub trait LeaseKeeper: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Renewal, KeepError>>;
 
     /// `auth/token/revoke-self`. A dead token's 403 and the batch token's 400 are good ends.
-    fn revoke_session(&self, session: Arc<Session>)
-    -> BoxFuture<'static, Result<Revoked, KeepError>>;
+    fn revoke_session(
+        &self,
+        session: Arc<Session>,
+    ) -> BoxFuture<'static, Result<Revoked, KeepError>>;
 
     /// `sys/leases/revoke` with `sync: false`. Not in the `default` policy.
     fn revoke_lease(

@@ -1,6 +1,44 @@
-//! Leasehold
+//! Leasehold: a Secrets Store CSI driver provider for HashiCorp Vault and OpenBao.
+//!
+//! It logs in as the pod, reads what the pod's SecretProviderClass asks for, keeps every token and lease
+//! of a mounted volume renewed, replaces what cannot be renewed, survives its own restarts, and revokes
+//! everything once the volume is unmounted.
+//!
+//! The rooms, from the door inwards; arrows run this way only (`tests/arrows.rs` keeps them):
+//!
+//! | room | what it owns |
+//! |---|---|
+//! | [`config`], [`telemetry`] | flags and environment; the log |
+//! | [`app`] | the wiring: what starts, and in which order it stops |
+//! | [`provider`] | the gRPC edge: messages, the socket, the table of codes |
+//! | [`admin`] | health and metrics over HTTP |
+//! | [`paths`], [`pods`] | how we learn that a volume is gone |
+//! | [`params`] | strings to a typed request, once, with every fault told |
+//! | [`mount`] | the use case: claim, log in, read, render, hand over, undo |
+//! | [`vault`] | the client of the server |
+//! | [`render`] | replies to files and versions; pure |
+//! | [`registry`] | every mounted volume with its sessions and grants; one task owns it |
+//! | [`version_key`], [`service_account`] | what we ask the Kubernetes API for |
+//! | [`grant`] | what the server gave, when it is renewed, and through which door |
+//! | [`spec`] | what was asked |
+//! | [`metrics`], [`clock`], [`redacted`] | counters, time, secrets that cannot be printed |
 
+pub mod admin;
+pub mod app;
 pub mod clock;
+pub mod config;
 pub mod grant;
+pub mod metrics;
+pub mod mount;
+pub mod params;
+pub mod paths;
+pub mod pods;
+pub mod provider;
 pub mod redacted;
+pub mod registry;
+pub mod render;
+pub mod service_account;
 pub mod spec;
+pub mod telemetry;
+pub mod vault;
+pub mod version_key;

@@ -1,1 +1,55 @@
-fn main() {}
+//! The daemon: parse, start, run, exit.
+
+use std::process::ExitCode;
+
+use leasehold::app::{self, App};
+use leasehold::config::{Command, Config};
+use leasehold::telemetry;
+use tracing::{error, info};
+
+fn main() -> ExitCode {
+    let config = match Config::from_args(std::env::args()) {
+        Ok(Command::Serve(config)) => config,
+        Ok(Command::Print(text)) => {
+            println!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(2);
+        }
+    };
+    telemetry::init(&config.telemetry);
+    if let Err(fault) = app::harden() {
+        error!(%fault, "the process could not be closed against core dumps");
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(fault) => {
+            error!(%fault, "the runtime could not be started");
+            return ExitCode::FAILURE;
+        }
+    };
+    let served = runtime.block_on(async {
+        let app = App::build(*config)
+            .await
+            .map_err(|fault| fault.to_string())?;
+        app.run(app::terminated())
+            .await
+            .map_err(|fault| fault.to_string())
+    });
+    match served {
+        Ok(()) => {
+            info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(fault) => {
+            error!(%fault, "stopped by a fault");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The health server: `/health/live`, `/health/ready`, `/metrics`.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tracing::debug;
+
+use crate::metrics::Metrics;
+
+/// A client that has not sent its request's head by then is dropped.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections at once; a node's probes and scrapers need a handful.
+const CONNECTIONS: usize = 64;
+
+/// What must be done before the daemon is ready. Ready once nothing is left.
+#[derive(Clone, Default)]
+pub struct Readiness(Arc<Mutex<BTreeSet<&'static str>>>);
+
+/// Holds readiness back until it is dropped.
+pub struct Pending {
+    readiness: Readiness,
+    what: &'static str,
+}
+
+impl Readiness {
+    /// Not ready before `what` is done, which dropping the answer says.
+    #[must_use]
+    pub fn pending(&self, what: &'static str) -> Pending {
+        self.lock().insert(what);
+        Pending {
+            readiness: self.clone(),
+            what,
+        }
+    }
+
+    /// What is still to be done.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        self.lock().iter().copied().collect()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<&'static str>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.readiness.lock().remove(self.what);
+    }
+}
+
+/// Serves until it is dropped.
+pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.len() >= CONNECTIONS {
+            connections.join_next().await;
+        }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, say: a pause instead of a hot loop.
+                debug!(%error, "a health connection was not accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        let (readiness, metrics) = (readiness.clone(), metrics.clone());
+        connections.spawn(async move {
+            let service = service_fn(move |request| {
+                let response = answer(&request, &readiness, &metrics);
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                debug!(%error, "a health connection broke");
+            }
+        });
+    }
+}
+
+fn answer(
+    request: &Request<Incoming>,
+    readiness: &Readiness,
+    metrics: &Metrics,
+) -> Response<Full<Bytes>> {
+    let (status, body) = if request.method() != Method::GET && request.method() != Method::HEAD {
+        (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned())
+    } else {
+        match request.uri().path() {
+            "/health/live" => (StatusCode::OK, "live\n".to_owned()),
+            "/health/ready" => match readiness.missing().as_slice() {
+                [] => (StatusCode::OK, "ready\n".to_owned()),
+                missing => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("waiting for: {}\n", missing.join(", ")),
+                ),
+            },
+            "/metrics" => (StatusCode::OK, metrics.encode()),
+            _ => (
+                StatusCode::NOT_FOUND,
+                "/health/live, /health/ready, /metrics\n".to_owned(),
+            ),
+        }
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    async fn get(address: std::net::SocketAddr, line: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!("{line} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn ready_only_when_nothing_is_pending() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let readiness = Readiness::default();
+        let socket = readiness.pending("socket");
+        let server = tokio::spawn(serve(listener, readiness, Metrics::new()));
+        let answer = get(address, "GET /health/ready").await;
+        assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+        assert!(answer.ends_with("waiting for: socket\n"), "{answer}");
+        drop(socket);
+        let answer = get(address, "GET /health/ready").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(get(address, "GET /health/live").await.contains("200 OK"));
+        assert!(
+            get(address, "GET /metrics")
+                .await
+                .contains("leasehold_volumes")
+        );
+        assert!(get(address, "GET /x").await.contains("404"));
+        assert!(get(address, "POST /metrics").await.contains("405"));
+        server.abort();
+    }
+}

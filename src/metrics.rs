@@ -1,0 +1,212 @@
+//! The daemon's counters, in Prometheus' text format. No global state: whoever counts is handed a clone.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+type Labels = Vec<(&'static str, String)>;
+type Counters = Family<Labels, Counter>;
+type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
+
+/// The daemon's metrics; clones share their counts.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    mounts: Counters,
+    mount_seconds: Histograms,
+    vault_calls: Counters,
+    vault_seconds: Histograms,
+    volumes: Gauge,
+    renewals: Counters,
+    releases: Counters,
+    missed: Counters,
+    journal_errors: Counters,
+    degraded: Family<Labels, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("leasehold");
+        let metrics = Inner {
+            mounts: counters(
+                &mut registry,
+                "mounts",
+                "Mount calls answered, by gRPC code",
+            ),
+            mount_seconds: histograms(&mut registry, "mount_duration", "Duration of Mount calls"),
+            vault_calls: counters(
+                &mut registry,
+                "vault_calls",
+                "Calls to Vault, by operation and HTTP status",
+            ),
+            vault_seconds: histograms(
+                &mut registry,
+                "vault_call_duration",
+                "Duration of calls to Vault, by operation",
+            ),
+            volumes: Gauge::default(),
+            renewals: counters(&mut registry, "renewals", "Renewals, by kind and outcome"),
+            releases: counters(
+                &mut registry,
+                "releases",
+                "Revocations, by kind and outcome",
+            ),
+            missed: counters(
+                &mut registry,
+                "deadlines_missed",
+                "Credentials of mounted volumes that reached their end, by kind",
+            ),
+            journal_errors: counters(
+                &mut registry,
+                "journal_errors",
+                "Journal files that could not be written or read, by step",
+            ),
+            degraded: Family::default(),
+            registry,
+        };
+        Self(Arc::new(metrics.with_gauges()))
+    }
+
+    /// A Mount was answered.
+    pub fn mount(&self, code: impl fmt::Debug, took: Duration) {
+        let labels = vec![("code", format!("{code:?}"))];
+        self.0.mounts.get_or_create(&labels).inc();
+        self.0
+            .mount_seconds
+            .get_or_create(&labels)
+            .observe(took.as_secs_f64());
+    }
+
+    /// A call to Vault has ended; `status` is the HTTP status, `ok`, or `none` without a reply.
+    pub fn vault_call(&self, operation: &'static str, status: &str, took: Duration) {
+        let operation = ("operation", operation.to_owned());
+        let labels = vec![operation.clone(), ("status", status.to_owned())];
+        self.0.vault_calls.get_or_create(&labels).inc();
+        self.0
+            .vault_seconds
+            .get_or_create(&vec![operation])
+            .observe(took.as_secs_f64());
+    }
+
+    /// How many volumes the registry holds.
+    pub fn volumes(&self, count: usize) {
+        self.0.volumes.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// A renewal has ended.
+    pub fn renewal(&self, kind: &str, outcome: &str) {
+        let labels = by_kind(kind, outcome);
+        self.0.renewals.get_or_create(&labels).inc();
+    }
+
+    /// A revocation has ended.
+    pub fn release(&self, kind: &str, outcome: &str) {
+        let labels = by_kind(kind, outcome);
+        self.0.releases.get_or_create(&labels).inc();
+    }
+
+    /// A mounted volume's credential has reached its end.
+    pub fn deadline_missed(&self, kind: &str) {
+        let labels = vec![("kind", kind.to_owned())];
+        self.0.missed.get_or_create(&labels).inc();
+    }
+
+    /// The journal failed at a step.
+    pub fn journal_error(&self, step: &str) {
+        let labels = vec![("step", step.to_owned())];
+        self.0.journal_errors.get_or_create(&labels).inc();
+    }
+
+    /// Something that the daemon could do is missing, or is there again.
+    pub fn degraded(&self, reason: &str, is: bool) {
+        let labels = vec![("reason", reason.to_owned())];
+        self.0.degraded.get_or_create(&labels).set(i64::from(is));
+    }
+
+    /// The text that a scrape gets.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String does not fail.
+        let _: fmt::Result = encode(&mut text, &self.0.registry);
+        text
+    }
+}
+
+impl Inner {
+    fn with_gauges(mut self) -> Self {
+        self.registry
+            .register("volumes", "Volumes in the registry", self.volumes.clone());
+        self.registry.register(
+            "degraded",
+            "1 where the daemon works without something it could use",
+            self.degraded.clone(),
+        );
+        let build = Family::<Labels, Gauge>::default();
+        build
+            .get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())])
+            .set(1);
+        self.registry
+            .register("build", "The running version", build);
+        self
+    }
+}
+
+fn by_kind(kind: &str, outcome: &str) -> Labels {
+    vec![("kind", kind.to_owned()), ("outcome", outcome.to_owned())]
+}
+
+fn counters(registry: &mut Registry, name: &str, help: &str) -> Counters {
+    let family = Counters::default();
+    registry.register(name, help, family.clone());
+    family
+}
+
+fn histograms(registry: &mut Registry, name: &str, help: &str) -> Histograms {
+    let family = Histograms::new_with_constructor(buckets as fn() -> Histogram);
+    registry.register_with_unit(name, help, Unit::Seconds, family.clone());
+    family
+}
+
+/// 1 ms to 16 s.
+fn buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.001, 2.0, 15))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scrape_shows_what_was_counted() {
+        let metrics = Metrics::new();
+        metrics.clone().mount("Ok", Duration::from_millis(3));
+        metrics.volumes(7);
+        metrics.degraded("journal", true);
+        let text = metrics.encode();
+        assert!(
+            text.contains("leasehold_mounts_total{code=\"Ok\"} 1"),
+            "{text}"
+        );
+        assert!(text.contains("leasehold_mount_duration_seconds_count{code=\"Ok\"} 1"));
+        assert!(text.contains("leasehold_volumes 7"));
+        assert!(text.contains("leasehold_degraded{reason=\"journal\"} 1"));
+    }
+}

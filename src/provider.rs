@@ -1,0 +1,143 @@
+//! The gRPC edge: `v1alpha1.CSIDriverProvider` on a Unix socket, as driver v1.6 calls it.
+//!
+//! Unpacks a message, has it parsed and mounted, and packs the answer. No decision is taken here.
+
+pub mod proto;
+pub mod socket;
+pub mod status;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use tokio::net::UnixStream;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+use tower_http::catch_panic::CatchPanicLayer;
+use tracing::{debug, warn};
+
+use crate::metrics::Metrics;
+use crate::mount::{Mounted, Mounter};
+use crate::params::{self, Attributes, Defaults};
+use proto::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
+use proto::{File, MountRequest, MountResponse, ObjectVersion, VersionRequest, VersionResponse};
+
+/// The protocol's version, as driver and incumbents name it.
+const PROTOCOL: &str = "v1alpha1";
+const RUNTIME_NAME: &str = "leasehold";
+/// Requests in hand at once. Those above wait, unread: their bodies take no memory.
+const REQUESTS_AT_ONCE: usize = 1024;
+/// The largest request: attributes and secrets are bounded to 1 MiB each when they are parsed.
+const LARGEST_REQUEST: usize = 3 * 1024 * 1024;
+
+/// The service.
+#[derive(Clone)]
+pub struct Provider {
+    mounter: Arc<Mounter>,
+    defaults: Arc<Defaults>,
+    metrics: Metrics,
+}
+
+impl Provider {
+    /// A service over a mounter. `defaults` holds for what a class leaves out.
+    #[must_use]
+    pub fn new(mounter: Arc<Mounter>, defaults: Defaults, metrics: Metrics) -> Self {
+        Self {
+            mounter,
+            defaults: Arc::new(defaults),
+            metrics,
+        }
+    }
+
+    /// Serves until `shutdown`, then until the requests in hand are answered.
+    ///
+    /// # Errors
+    /// The listener broke.
+    pub async fn serve(
+        self,
+        incoming: impl Stream<Item = std::io::Result<UnixStream>>,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), tonic::transport::Error> {
+        let service = CsiDriverProviderServer::new(self).max_decoding_message_size(LARGEST_REQUEST);
+        tonic::transport::Server::builder()
+            .layer(tower::limit::GlobalConcurrencyLimitLayer::new(
+                REQUESTS_AT_ONCE,
+            ))
+            .layer(CatchPanicLayer::new())
+            .http2_keepalive_interval(Some(Duration::from_secs(60)))
+            .add_service(service)
+            .serve_with_incoming_shutdown(incoming, shutdown)
+            .await
+    }
+
+    async fn mounted(&self, request: &MountRequest) -> Result<MountResponse, Status> {
+        let attributes = Attributes {
+            attributes: &request.attributes,
+            secrets: &request.secrets,
+            target_path: &request.target_path,
+            permission: &request.permission,
+        };
+        let parsed = params::parse(&attributes, &self.defaults, SystemTime::now());
+        let parsed = parsed.map_err(|faults| {
+            warn!(target_path = request.target_path, %faults, "request refused");
+            status::of_faults(&faults)
+        })?;
+        for warning in &parsed.warnings {
+            warn!(
+                volume = %parsed.spec.volume,
+                class = parsed.spec.class,
+                namespace = parsed.spec.pod.namespace,
+                warning
+            );
+        }
+        let outcome = self.mounter.mount(parsed.spec, parsed.tokens).await;
+        match outcome.as_ref() {
+            Ok(mounted) => Ok(response(mounted)),
+            Err(error) => Err(status::of_mount(error)),
+        }
+    }
+}
+
+fn response(mounted: &Mounted) -> MountResponse {
+    let files = mounted.files.iter().map(|file| File {
+        path: file.path.clone(),
+        // At most 0o777: checked when the class was parsed.
+        mode: i32::try_from(file.mode).unwrap_or(0o400),
+        contents: Bytes::copy_from_slice(file.contents.expose()),
+    });
+    let versions = mounted.versions.iter().map(|(id, version)| ObjectVersion {
+        id: id.clone(),
+        version: version.clone(),
+    });
+    MountResponse {
+        object_version: versions.collect(),
+        error: None,
+        files: files.collect(),
+    }
+}
+
+#[tonic::async_trait]
+impl CsiDriverProvider for Provider {
+    async fn version(
+        &self,
+        _: Request<VersionRequest>,
+    ) -> Result<Response<VersionResponse>, Status> {
+        Ok(Response::new(VersionResponse {
+            version: PROTOCOL.to_owned(),
+            runtime_name: RUNTIME_NAME.to_owned(),
+            runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn mount(
+        &self,
+        request: Request<MountRequest>,
+    ) -> Result<Response<MountResponse>, Status> {
+        let started = Instant::now();
+        let result = self.mounted(request.get_ref()).await;
+        let code = result.as_ref().err().map_or(tonic::Code::Ok, Status::code);
+        self.metrics.mount(code, started.elapsed());
+        debug!(code = ?code, seconds = started.elapsed().as_secs_f64(), "Mount answered");
+        result.map(Response::new)
+    }
+}

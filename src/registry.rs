@@ -1,0 +1,293 @@
+//! The node's lease registry: every mounted volume with its sessions and grants.
+//!
+//! [`Registry`] is the handle; the state belongs to one task, the [`worker`], and is reached by messages
+//! alone. A Mount takes a [`Claim`] on its volume, puts a new session into it *before* its first read,
+//! and ends it with what it read. What is in the registry is renewed until its volume goes, and then
+//! revoked; the [`journal`] carries it over our own restarts.
+
+mod agenda;
+pub mod journal;
+mod record;
+mod upkeep;
+mod volume;
+mod worker;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::grant::{Grant, LeaseKeeper, Session};
+use crate::metrics::Metrics;
+use crate::registry::journal::Journal;
+use crate::registry::worker::Worker;
+use crate::spec::{MountSpec, Request, VolumeId};
+
+/// The waiting times of the registry.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// How long a path must be gone before its volume is released.
+    pub confirm: Duration,
+    /// How long, at least, a replaced session or lease lives on.
+    pub drain: Duration,
+    /// How long a first mount that failed with Unavailable waits for the driver's retry; also how long
+    /// a mount that a crash cut short waits for its volume to come back.
+    pub park: Duration,
+    /// The rotation poll interval that is assumed until two polls were seen.
+    pub poll: Duration,
+    /// Renewals and revocations under way at once, for each address.
+    pub in_flight: usize,
+    /// How long after its pod's grace period a volume is given up whose path we cannot see.
+    pub unseen: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            confirm: Duration::from_secs(2),
+            drain: Duration::from_secs(60),
+            park: Duration::from_secs(300),
+            poll: Duration::from_secs(120),
+            in_flight: 16,
+            unseen: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What was seen at a volume's target path, with proven sight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sighting {
+    /// The path is there.
+    Present,
+    /// The path is gone, and we see well enough to say so.
+    Absent,
+}
+
+/// The registry has stopped: the daemon is shutting down.
+#[derive(Debug, thiserror::Error)]
+#[error("the daemon is shutting down")]
+pub struct Closed;
+
+/// How a Mount ended.
+pub enum Ending {
+    /// All replies are there: this is what the volume's files are made of.
+    Complete {
+        /// The session that everything was read under.
+        session: Arc<Session>,
+        /// Every reply that is not a static read: reused ones and new ones.
+        grants: Vec<Arc<Grant>>,
+    },
+    /// Something failed. What was read until then is kept for the next attempt where there is to be one.
+    Failed {
+        /// The session that was used, if it came to that.
+        session: Option<Arc<Session>>,
+        /// The new replies that are not static reads.
+        fresh: Vec<Arc<Grant>>,
+        /// The driver will try again: a first mount's session waits for that.
+        retry: bool,
+    },
+}
+
+/// What the registry has of a volume when a Mount of it begins.
+#[derive(Default)]
+pub struct Held {
+    /// A session that may serve the Mount and will outlive the next polls.
+    pub session: Option<Arc<Session>>,
+    /// The replies that need not be fetched again.
+    pub grants: HashMap<Request, Arc<Grant>>,
+}
+
+pub(crate) enum Message {
+    Begin {
+        spec: Arc<MountSpec>,
+        seen: bool,
+        reply: oneshot::Sender<Held>,
+    },
+    Hold {
+        volume: VolumeId,
+        session: Arc<Session>,
+        done: oneshot::Sender<()>,
+    },
+    TokenDead {
+        volume: VolumeId,
+        session: String,
+    },
+    End {
+        volume: VolumeId,
+        ending: Ending,
+        done: Option<oneshot::Sender<()>>,
+    },
+    Answered {
+        volume: VolumeId,
+    },
+    Paths {
+        reply: oneshot::Sender<Vec<VolumeId>>,
+    },
+    Observed {
+        sightings: Vec<(VolumeId, Sighting)>,
+        reply: oneshot::Sender<bool>,
+    },
+    PodGone {
+        uid: String,
+        grace: Duration,
+    },
+    PodsPresent {
+        uids: HashSet<String>,
+    },
+    Stop {
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// The handle: cheap to clone, safe to share.
+#[derive(Clone)]
+pub struct Registry {
+    messages: mpsc::UnboundedSender<Message>,
+}
+
+impl Registry {
+    /// Starts the worker over what the journal replayed. The second value yields the volumes whose
+    /// path is to be looked at now; the third ends when the worker has.
+    pub fn start(
+        settings: Settings,
+        keeper: Arc<dyn LeaseKeeper>,
+        clock: Arc<dyn Clock>,
+        journal: Journal,
+        metrics: Metrics,
+    ) -> (
+        Self,
+        mpsc::UnboundedReceiver<VolumeId>,
+        impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (messages, inbox) = mpsc::unbounded_channel();
+        let (look, looks) = mpsc::unbounded_channel();
+        let worker = Worker::new(settings, keeper, clock, journal, metrics, look);
+        (Self { messages }, looks, worker.run(inbox))
+    }
+
+    /// A Mount of a volume begins. `seen` says whether its target path was seen just now.
+    ///
+    /// At most one claim on a volume may be held at a time; the caller sees to that.
+    pub async fn begin(&self, spec: Arc<MountSpec>, seen: bool) -> Result<(Claim, Held), Closed> {
+        let volume = spec.volume.clone();
+        let held = self
+            .ask(|reply| Message::Begin { spec, seen, reply })
+            .await?;
+        let claim = Claim {
+            registry: self.clone(),
+            volume,
+            ended: false,
+        };
+        Ok((claim, held))
+    }
+
+    /// The driver was there when the last Mount's answer was given to it.
+    pub fn answered(&self, volume: VolumeId) {
+        self.tell(Message::Answered { volume });
+    }
+
+    /// The volumes whose paths are to be looked at.
+    pub async fn paths(&self) -> Vec<VolumeId> {
+        self.ask(|reply| Message::Paths { reply })
+            .await
+            .unwrap_or_default()
+    }
+
+    /// What was seen; answers whether an absence waits for its confirmation.
+    pub async fn observed(&self, sightings: Vec<(VolumeId, Sighting)>) -> bool {
+        self.ask(|reply| Message::Observed { sightings, reply })
+            .await
+            .unwrap_or_default()
+    }
+
+    /// A pod of this node went away or finished. A reason to look at its paths; where those cannot be
+    /// seen, its volumes end `grace` (plus a margin) from now.
+    pub fn pod_gone(&self, uid: String, grace: Duration) {
+        self.tell(Message::PodGone { uid, grace });
+    }
+
+    /// The complete list of this node's pods: one that is missing went while nobody watched.
+    pub fn pods_present(&self, uids: HashSet<String>) {
+        self.tell(Message::PodsPresent { uids });
+    }
+
+    /// Writes everything down and ends the worker. Revokes nothing: a shutdown is no unmount.
+    pub async fn stop(&self) {
+        let _: Result<(), Closed> = self.ask(|done| Message::Stop { done }).await;
+    }
+
+    async fn ask<T>(
+        &self,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<T, Closed> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(message(reply)).map_err(|_| Closed)?;
+        answer.await.map_err(|_| Closed)
+    }
+
+    /// For messages that want no answer: once the worker has stopped there is nobody to care.
+    fn tell(&self, message: Message) {
+        let _ = self.messages.send(message);
+    }
+}
+
+/// The right of one Mount to change its volume. Dropped without an end (a panic), it ends as failed.
+pub struct Claim {
+    registry: Registry,
+    volume: VolumeId,
+    ended: bool,
+}
+
+impl Claim {
+    /// Puts a new session under the registry's care; returns once it is journalled. Comes before the
+    /// first read: killed after that read, we would otherwise not know whose leases those are.
+    pub async fn hold(&self, session: Arc<Session>) -> Result<(), Closed> {
+        let volume = self.volume.clone();
+        self.registry
+            .ask(|done| Message::Hold {
+                volume,
+                session,
+                done,
+            })
+            .await
+    }
+
+    /// A read has shown that the session's token is dead.
+    pub fn token_dead(&self, session: &Session) {
+        self.registry.tell(Message::TokenDead {
+            volume: self.volume.clone(),
+            session: session.id.clone(),
+        });
+    }
+
+    /// Ends the Mount; returns once the outcome is journalled.
+    pub async fn end(mut self, ending: Ending) -> Result<(), Closed> {
+        self.ended = true;
+        let volume = self.volume.clone();
+        self.registry
+            .ask(|done| Message::End {
+                volume,
+                ending,
+                done: Some(done),
+            })
+            .await
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.registry.tell(Message::End {
+                volume: self.volume.clone(),
+                ending: Ending::Failed {
+                    session: None,
+                    fresh: Vec::new(),
+                    retry: false,
+                },
+                done: None,
+            });
+        }
+    }
+}

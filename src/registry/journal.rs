@@ -1,0 +1,368 @@
+//! The registry on memory-backed disk: one owner-only file per volume, replaced by rename.
+//!
+//! Format 1: a header line `leasehold-journal 1 <boot id> <SHA-256 of the rest, hexadecimal>`, then the
+//! record as JSON. It holds tokens and every reply that is not a static read, private keys included,
+//! because the next poll must be answered without issuing anything anew.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ring::digest;
+use rustix::fs::FlockOperation;
+use tokio::sync::{mpsc, oneshot};
+use tracing::{error, warn};
+use zeroize::Zeroizing;
+
+use super::record::Record;
+use super::volume::Volume;
+use crate::clock::Moment;
+use crate::metrics::Metrics;
+use crate::spec::VolumeId;
+
+const FORMAT: &str = "leasehold-journal 1";
+const SUFFIX: &str = "json";
+
+/// Why a state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be made, read or locked.
+    #[error("state directory {path}: {source}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another daemon has it.
+    #[error(
+        "state directory {path}: another daemon is using it; give each its own --state-dir, or stop the other one first"
+    )]
+    Locked {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It lies on a disk.
+    #[error(
+        "state directory {path} is not on tmpfs: tokens would be written to a disk; choose a directory below /run, or allow it with --allow-disk-state-dir"
+    )]
+    OnDisk {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// The journal: a directory that is ours alone, or none at all.
+pub struct Journal {
+    open: Option<Open>,
+}
+
+struct Open {
+    directory: PathBuf,
+    boot_id: String,
+    quota: usize,
+    /// Holds the lock until the process ends.
+    _lock: OwnedFd,
+}
+
+/// What a journal held when it was opened.
+pub(super) struct Replayed {
+    pub volumes: Vec<Volume>,
+}
+
+impl Journal {
+    /// No journal: a restart forgets.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { open: None }
+    }
+
+    /// Takes a directory, making it where it is missing. `quota` bounds the bytes of all its files;
+    /// beyond it, sessions are journalled without their replies.
+    ///
+    /// # Errors
+    /// The directory cannot be used, another daemon holds it, or it lies on a disk without leave.
+    pub fn open(directory: &Path, quota: usize, allow_disk: bool) -> Result<Self, OpenError> {
+        let failed = |source: io::Error| OpenError::Io {
+            path: directory.to_owned(),
+            source,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
+            .map_err(failed)?;
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
+        if !allow_disk && !on_memory(directory).map_err(failed)? {
+            return Err(OpenError::OnDisk {
+                path: directory.to_owned(),
+            });
+        }
+        let lock = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(directory.join("lock"))
+            .map_err(failed)?;
+        let lock = OwnedFd::from(lock);
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(OpenError::Locked {
+                    path: directory.to_owned(),
+                });
+            }
+            Err(errno) => return Err(failed(errno.into())),
+        }
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(failed)?;
+        Ok(Self {
+            open: Some(Open {
+                directory: directory.to_owned(),
+                boot_id: boot_id.trim().to_owned(),
+                quota,
+                _lock: lock,
+            }),
+        })
+    }
+
+    /// Whether there is one.
+    #[must_use]
+    pub const fn exists(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Reads every file. One that is torn or not ours is set aside with a loud error; the others load.
+    pub(super) fn replay(&self, now: Moment, metrics: &Metrics) -> Replayed {
+        let mut volumes = Vec::new();
+        let Some(open) = &self.open else {
+            return Replayed { volumes };
+        };
+        let entries = match fs::read_dir(&open.directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                metrics.journal_error("read");
+                error!(%error, directory = %open.directory.display(), "the journal cannot be read: volumes mounted before this start are not known");
+                return Replayed { volumes };
+            }
+        };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            if path.extension().is_none_or(|suffix| suffix != SUFFIX) {
+                continue;
+            }
+            match open.read(&path) {
+                Ok((record, same_boot)) => volumes.push(record.into_volume(same_boot, now)),
+                Err(reason) => {
+                    metrics.journal_error("corrupt");
+                    let aside = path.with_extension("corrupt");
+                    let moved = fs::rename(&path, &aside);
+                    error!(%reason, file = %aside.display(), moved = moved.is_ok(), "a journal file is unusable and was set aside: its volume's credentials live to their own end");
+                }
+            }
+        }
+        Replayed { volumes }
+    }
+
+    /// Starts the writer. The second value ends when the first is dropped and all is written.
+    pub(super) fn writer(self, metrics: Metrics) -> (Writer, impl Future<Output = ()> + Send) {
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let used = Arc::new(AtomicUsize::new(0));
+        let writer = Writer {
+            orders,
+            used: Arc::clone(&used),
+            quota: self.open.as_ref().map_or(usize::MAX, |open| open.quota),
+        };
+        (writer, write(self.open.map(Arc::new), inbox, used, metrics))
+    }
+}
+
+/// Takes the orders, in their order.
+pub(super) struct Writer {
+    orders: mpsc::UnboundedSender<Order>,
+    used: Arc<AtomicUsize>,
+    quota: usize,
+}
+
+struct Order {
+    file: String,
+    /// `None` erases the file.
+    bytes: Option<Zeroizing<Vec<u8>>>,
+    /// Told when the order was carried out.
+    done: Vec<oneshot::Sender<()>>,
+}
+
+impl Writer {
+    /// Whether replies, and not only sessions, have room.
+    pub fn has_room(&self) -> bool {
+        self.used.load(Ordering::Relaxed) < self.quota
+    }
+
+    /// Writes a volume's record, or erases its file.
+    pub fn put(
+        &self,
+        volume: &VolumeId,
+        bytes: Option<Zeroizing<Vec<u8>>>,
+        done: Option<oneshot::Sender<()>>,
+    ) {
+        // Fails only when the writer has ended, and it ends after the worker.
+        let _ = self.orders.send(Order {
+            file: file_name(volume),
+            bytes,
+            done: done.into_iter().collect(),
+        });
+    }
+}
+
+async fn write(
+    open: Option<Arc<Open>>,
+    mut inbox: mpsc::UnboundedReceiver<Order>,
+    used: Arc<AtomicUsize>,
+    metrics: Metrics,
+) {
+    let mut batch = Vec::new();
+    let mut sizes: HashMap<String, usize> = HashMap::new();
+    while inbox.recv_many(&mut batch, 256).await > 0 {
+        let orders = newest(std::mem::take(&mut batch));
+        for order in &orders {
+            let size = order.bytes.as_ref().map_or(0, |bytes| bytes.len());
+            let before = sizes.insert(order.file.clone(), size).unwrap_or_default();
+            if size == 0 {
+                sizes.remove(&order.file);
+            }
+            used.fetch_add(size, Ordering::Relaxed);
+            used.fetch_sub(before, Ordering::Relaxed);
+        }
+        let Some(open) = open.clone() else {
+            orders.into_iter().for_each(Order::acknowledge);
+            continue;
+        };
+        let metrics = metrics.clone();
+        let carried_out = tokio::task::spawn_blocking(move || {
+            for order in orders {
+                open.carry_out(&order, &metrics);
+                order.acknowledge();
+            }
+        });
+        if carried_out.await.is_err() {
+            error!("the journal's writer panicked; the next order is tried again");
+        }
+    }
+}
+
+/// Of several orders for one file only the newest is carried out; it answers for the others.
+fn newest(batch: Vec<Order>) -> Vec<Order> {
+    let mut orders: Vec<Order> = Vec::with_capacity(batch.len());
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for order in batch {
+        match places
+            .get(&order.file)
+            .and_then(|place| orders.get_mut(*place))
+        {
+            Some(earlier) => {
+                earlier.bytes = order.bytes;
+                earlier.done.extend(order.done);
+            }
+            None => {
+                places.insert(order.file.clone(), orders.len());
+                orders.push(order);
+            }
+        }
+    }
+    orders
+}
+
+impl Order {
+    fn acknowledge(self) {
+        for done in self.done {
+            // The Mount that waited may have gone away.
+            let _ = done.send(());
+        }
+    }
+}
+
+impl Open {
+    fn carry_out(&self, order: &Order, metrics: &Metrics) {
+        let path = self.directory.join(&order.file);
+        let result = match &order.bytes {
+            Some(bytes) => self.replace(&path, bytes),
+            None => match fs::remove_file(&path) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            },
+        };
+        if let Err(error) = result {
+            metrics.journal_error("write");
+            warn!(%error, file = %path.display(), "a journal file could not be written: a restart now would forget the last change of its volume");
+        }
+    }
+
+    /// No fsync: the file outlives our process in any case, and the node's memory it need not.
+    fn replace(&self, path: &Path, record: &[u8]) -> io::Result<()> {
+        let temporary = path.with_extension("tmp");
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        let checksum = checksum(record);
+        writeln!(file, "{FORMAT} {} {checksum}", self.boot_id)?;
+        file.write_all(record)?;
+        drop(file);
+        fs::rename(&temporary, path)
+    }
+
+    fn read(&self, path: &Path) -> Result<(Record, bool), String> {
+        let bytes = Zeroizing::new(fs::read(path).map_err(|error| error.to_string())?);
+        let end = bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .ok_or("no header line")?;
+        let (header, record) = bytes.split_at(end);
+        let record = record.get(1..).unwrap_or_default();
+        let header = std::str::from_utf8(header).map_err(|_| "the header is not text")?;
+        let fields = header
+            .strip_prefix(FORMAT)
+            .ok_or_else(|| format!("not of the format `{FORMAT}`"))?;
+        let (boot_id, sum) = fields.trim().split_once(' ').ok_or("a short header")?;
+        if sum != checksum(record) {
+            return Err("the checksum does not fit: a torn or altered file".to_owned());
+        }
+        // The parser's message could quote what it read: only the place is told.
+        let record: Record = serde_json::from_slice(record).map_err(|error| {
+            format!(
+                "not a record, at line {} column {}",
+                error.line(),
+                error.column()
+            )
+        })?;
+        Ok((record, boot_id == self.boot_id))
+    }
+}
+
+fn checksum(bytes: &[u8]) -> String {
+    hex::encode(digest::digest(&digest::SHA256, bytes))
+}
+
+fn file_name(volume: &VolumeId) -> String {
+    let mut context = digest::Context::new(&digest::SHA256);
+    context.update(volume.pod_uid.as_bytes());
+    context.update(&[0]);
+    context.update(volume.target_path.as_os_str().as_encoded_bytes());
+    let name = hex::encode(context.finish());
+    format!("{}.{SUFFIX}", name.get(..32).unwrap_or(&name))
+}
+
+/// Whether a directory's files live in memory (tmpfs or ramfs, by their magic numbers of statfs(2)).
+fn on_memory(directory: &Path) -> io::Result<bool> {
+    const TMPFS: u64 = 0x0102_1994;
+    const RAMFS: u64 = 0x8584_58f6;
+    let kind = rustix::fs::statfs(directory)?.f_type;
+    let kind = u64::try_from(kind).unwrap_or_default() & 0xffff_ffff;
+    Ok(kind == TMPFS || kind == RAMFS)
+}

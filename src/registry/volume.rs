@@ -1,0 +1,514 @@
+//! One volume's state and what changes it. Pure: no task, no clock, no call; the worker derives its
+//! agenda from what stands here.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::Held;
+use super::agenda::{ItemKey, Task, VolumeKey};
+use crate::clock::Moment;
+use crate::grant::timing::{Life, Nature};
+use crate::grant::{Grant, Keep, Session, TokenKind};
+use crate::spec::{MountSpec, Pod, VolumeId};
+
+/// How far a volume has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Its first Mount is under way, or was when we were killed.
+    Opening,
+    /// Its first Mount failed in a way that the driver repeats; its session waits until then.
+    Parked {
+        /// How long.
+        until: Moment,
+    },
+    /// Its files are with the pod.
+    Mounted,
+    /// It is gone; what is left waits for its revocation.
+    Leaving,
+}
+
+/// What a session or a grant is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Duty {
+    /// In use, or read for a Mount that has not succeeded yet.
+    Open,
+    /// Replaced. The pod's files may still show it.
+    Draining {
+        /// When it was replaced.
+        since: Moment,
+        /// The driver was there when the answer that replaces it was given.
+        answered: bool,
+        /// A later Mount has come, so that answer has become the pod's files.
+        confirmed: bool,
+    },
+    /// To be revoked.
+    Releasing,
+}
+
+/// How a living thing is looked after.
+pub struct Care {
+    /// Its life.
+    pub life: Life,
+    /// Where in the allowed span its times lie; drawn once, so that recomputing moves nothing.
+    pub jitter: f64,
+    /// Failed attempts since the last good one.
+    pub failures: u32,
+    /// The time of the next attempt where that is not the planned one: a retry, a resumption.
+    pub attempt_at: Option<Moment>,
+    /// An attempt is under way.
+    pub busy: bool,
+}
+
+impl Care {
+    pub fn new(life: Life) -> Self {
+        Self {
+            life,
+            jitter: rand::random(),
+            failures: 0,
+            attempt_at: None,
+            busy: false,
+        }
+    }
+
+    fn renew_at(&self, poll: Duration) -> Option<Moment> {
+        let planned = self.life.renew_at(poll, self.jitter)?;
+        Some(self.attempt_at.unwrap_or(planned))
+    }
+
+    fn ended(&self, now: Moment) -> bool {
+        self.life.term.end().is_some_and(|end| end <= now)
+    }
+
+    /// Whether its end is one: the others are only read again after their term.
+    fn ends(&self) -> bool {
+        matches!(
+            self.life.nature,
+            Nature::Token | Nature::Lease | Nature::Certificate
+        )
+    }
+
+    /// Whether a poll at `now` replaces it.
+    pub fn due(&self, poll: Duration, now: Moment) -> bool {
+        self.life
+            .replace_from(poll, self.jitter)
+            .is_some_and(|from| from <= now)
+            || (self.ends() && self.ended(now))
+    }
+}
+
+/// A session of the volume.
+pub struct HeldSession {
+    pub session: Arc<Session>,
+    pub care: Care,
+    pub duty: Duty,
+    /// The server does not know its token any more.
+    pub dead: bool,
+}
+
+/// A reply of the volume.
+pub struct HeldGrant {
+    pub grant: Arc<Grant>,
+    /// The session it was read under, or the one that has taken it over.
+    pub session: ItemKey,
+    pub care: Care,
+    pub duty: Duty,
+    /// The server does not know its lease any more.
+    pub lost: bool,
+}
+
+/// The rotation polls seen so far.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Polls {
+    last: Option<Moment>,
+    gaps: VecDeque<Duration>,
+}
+
+impl Polls {
+    const KEPT: usize = 5;
+    const NEEDED: usize = 2;
+
+    pub fn note(&mut self, now: Moment) {
+        if let Some(last) = self.last.replace(now) {
+            self.gaps.push_back(now.since(last));
+            if self.gaps.len() > Self::KEPT {
+                self.gaps.pop_front();
+            }
+        }
+    }
+
+    /// The largest of the last gaps, or `assumed` until two polls were seen.
+    pub fn interval(&self, assumed: Duration) -> Duration {
+        if self.gaps.len() < Self::NEEDED {
+            return assumed;
+        }
+        self.gaps.iter().max().copied().unwrap_or(assumed)
+    }
+}
+
+/// A volume, as the worker keeps it.
+pub struct Volume {
+    pub id: VolumeId,
+    pub pod: Pod,
+    pub class: String,
+    pub stage: Stage,
+    /// A Mount is under way: its outcome is awaited before anything is concluded from the path.
+    pub mounting: bool,
+    /// Its path was seen at least once; only then does its absence mean anything.
+    pub seen: bool,
+    /// Since when the path is missing.
+    pub missing_since: Option<Moment>,
+    /// Its pod is gone and its path was never seen: when it is given up.
+    pub forsaken_at: Option<Moment>,
+    pub polls: Polls,
+    pub sessions: BTreeMap<ItemKey, HeldSession>,
+    pub grants: BTreeMap<ItemKey, HeldGrant>,
+}
+
+impl Volume {
+    pub fn new(spec: &MountSpec) -> Self {
+        Self {
+            id: spec.volume.clone(),
+            pod: spec.pod.clone(),
+            class: spec.class.clone(),
+            stage: Stage::Opening,
+            mounting: false,
+            seen: false,
+            missing_since: None,
+            forsaken_at: None,
+            polls: Polls::default(),
+            sessions: BTreeMap::new(),
+            grants: BTreeMap::new(),
+        }
+    }
+
+    /// Nothing is left that would have to be kept or ended.
+    pub fn is_empty(&self) -> bool {
+        !self.mounting && self.sessions.is_empty() && self.grants.is_empty()
+    }
+
+    /// A Mount begins. What an earlier process left half-done is not built upon.
+    pub fn begin(&mut self, spec: &MountSpec, seen: bool, now: Moment) {
+        match self.stage {
+            Stage::Opening if !self.sessions.is_empty() => self.release(now),
+            Stage::Mounted => self.polls.note(now),
+            Stage::Opening | Stage::Parked { .. } | Stage::Leaving => {}
+        }
+        if self.stage != Stage::Mounted {
+            self.stage = Stage::Opening;
+            self.polls = Polls::default();
+        }
+        self.pod = spec.pod.clone();
+        self.class.clone_from(&spec.class);
+        self.mounting = true;
+        self.seen |= seen;
+        self.missing_since = None;
+        self.forsaken_at = None;
+        for duty in self.duties() {
+            if let Duty::Draining {
+                answered: true,
+                confirmed,
+                ..
+            } = duty
+            {
+                *confirmed = true;
+            }
+        }
+    }
+
+    /// What may serve a Mount of `spec`.
+    pub fn held_for(&self, spec: &MountSpec, poll: Duration, now: Moment) -> Held {
+        let open = |duty: Duty| duty == Duty::Open;
+        let session = self.sessions.iter().rev().find(|(_, held)| {
+            open(held.duty) && !held.dead && !held.care.due(poll, now) && held.session.serves(spec)
+        });
+        let mut grants = HashMap::new();
+        for held in self.grants.values() {
+            if !open(held.duty) || held.lost || held.care.due(poll, now) {
+                continue;
+            }
+            let under = match held.grant.keep {
+                Keep::Lease { .. } => session.is_some_and(|(key, _)| *key == held.session),
+                // No lease hangs from the session: it outlives it, within the same authority.
+                Keep::Certificate | Keep::Rotated | Keep::Written | Keep::Static => self
+                    .sessions
+                    .get(&held.session)
+                    .is_some_and(|owner| owner.session.serves(spec)),
+            };
+            if under {
+                // In the order of their keys: a newer reply to the same request wins.
+                grants.insert(held.grant.request.clone(), Arc::clone(&held.grant));
+            }
+        }
+        Held {
+            session: session.map(|(_, held)| Arc::clone(&held.session)),
+            grants,
+        }
+    }
+
+    /// A session is taken into care.
+    pub fn hold(&mut self, key: ItemKey, session: Arc<Session>) {
+        let care = Care::new(Life::of_session(&session));
+        self.sessions.insert(
+            key,
+            HeldSession {
+                session,
+                care,
+                duty: Duty::Open,
+                dead: false,
+            },
+        );
+    }
+
+    /// A reply is taken into care, unless it is there already.
+    pub fn add_grant(&mut self, key: ItemKey, session: ItemKey, grant: &Arc<Grant>) {
+        if self
+            .grants
+            .values()
+            .any(|held| Arc::ptr_eq(&held.grant, grant))
+        {
+            return;
+        }
+        let care = Care::new(Life::of_grant(grant));
+        self.grants.insert(
+            key,
+            HeldGrant {
+                grant: Arc::clone(grant),
+                session,
+                care,
+                duty: Duty::Open,
+                lost: false,
+            },
+        );
+    }
+
+    /// The key of a session of ours.
+    pub fn session_key(&self, id: &str) -> Option<ItemKey> {
+        self.sessions
+            .iter()
+            .find(|(_, held)| held.session.id == id)
+            .map(|(key, _)| *key)
+    }
+
+    /// A Mount has succeeded: `grants`, read under `session`, are what its files show from now on. All
+    /// else drains.
+    pub fn complete(&mut self, session: ItemKey, grants: &[Arc<Grant>], now: Moment) {
+        self.stage = Stage::Mounted;
+        if self.polls.last.is_none() {
+            self.polls.note(now);
+        }
+        let draining = Duty::Draining {
+            since: now,
+            answered: false,
+            confirmed: false,
+        };
+        for held in self.grants.values_mut() {
+            if grants.iter().any(|used| Arc::ptr_eq(used, &held.grant)) {
+                held.session = session;
+            } else if held.duty == Duty::Open {
+                held.duty = draining;
+            }
+        }
+        // A reply without a lease has nothing to be drained: the files that show it need no server.
+        self.grants
+            .retain(|_, held| held.duty == Duty::Open || held.grant.lease_id().is_some());
+        for (key, held) in &mut self.sessions {
+            if *key != session && held.duty == Duty::Open {
+                held.duty = draining;
+            }
+        }
+        self.settle_releases(now);
+    }
+
+    /// The answer that made everything drain was given to a driver that was there.
+    pub fn answered(&mut self) {
+        for duty in self.duties() {
+            if let Duty::Draining { answered, .. } = duty {
+                *answered = true;
+            }
+        }
+    }
+
+    /// Moves on what has drained for long enough and is confirmed.
+    pub fn retire(&mut self, drain: Duration, now: Moment) {
+        let over = |duty: &Duty| matches!(duty, Duty::Draining { since, confirmed: true, .. } if since.plus(drain) <= now);
+        for held in self.sessions.values_mut() {
+            if over(&held.duty) {
+                held.duty = Duty::Releasing;
+            }
+        }
+        for held in self.grants.values_mut() {
+            if over(&held.duty) {
+                held.duty = Duty::Releasing;
+            }
+        }
+        self.settle_releases(now);
+    }
+
+    /// The volume is at its end: everything is to be revoked.
+    pub fn release(&mut self, now: Moment) {
+        self.stage = Stage::Leaving;
+        self.missing_since = None;
+        self.forsaken_at = None;
+        for duty in self.duties() {
+            *duty = Duty::Releasing;
+        }
+        self.settle_releases(now);
+    }
+
+    /// Forgets what needs no revocation: dead tokens and those that have run out, leases that go with
+    /// their session's token, replies without a lease.
+    pub fn settle_releases(&mut self, now: Moment) {
+        self.drop_dead();
+        self.sessions
+            .retain(|_, held| held.duty != Duty::Releasing || !held.care.ended(now));
+        let sessions = &self.sessions;
+        self.grants.retain(|_, held| {
+            let Some(owner) = sessions.get(&held.session) else {
+                return false;
+            };
+            let with_token =
+                owner.duty == Duty::Releasing && owner.session.kind == TokenKind::Service;
+            held.duty != Duty::Releasing
+                || (held.grant.lease_id().is_some()
+                    && !held.lost
+                    && !held.care.ended(now)
+                    && !with_token)
+        });
+        // A batch token cannot be revoked: once its leases are, there is nothing left to do.
+        let grants = &self.grants;
+        self.sessions.retain(|key, held| {
+            held.duty != Duty::Releasing
+                || held.session.kind == TokenKind::Service
+                || grants.values().any(|grant| grant.session == *key)
+        });
+    }
+
+    fn drop_dead(&mut self) {
+        self.sessions
+            .retain(|_, held| !held.dead || held.duty == Duty::Open);
+    }
+
+    /// Everything of a session is lost with its token.
+    pub fn token_dead(&mut self, key: ItemKey, now: Moment) {
+        if let Some(held) = self.sessions.get_mut(&key) {
+            held.dead = true;
+        }
+        for held in self.grants.values_mut() {
+            if held.session == key && held.grant.lease_id().is_some() {
+                held.lost = true;
+            }
+        }
+        self.settle_releases(now);
+    }
+
+    /// Takes note of what has reached its end, and names what the pod's files still show of it.
+    pub fn expire(&mut self, now: Moment) -> Vec<Nature> {
+        let mut missed = Vec::new();
+        let dead: Vec<ItemKey> = self
+            .sessions
+            .iter()
+            .filter(|(_, held)| !held.dead && held.care.ended(now) && held.duty != Duty::Releasing)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in dead {
+            if let Some(held) = self.sessions.get(&key)
+                && held.duty == Duty::Open
+            {
+                missed.push(Nature::Token);
+            }
+            self.token_dead(key, now);
+        }
+        for held in self.grants.values_mut() {
+            if held.lost || !held.care.ends() || !held.care.ended(now) {
+                continue;
+            }
+            held.lost = true;
+            if held.duty == Duty::Open {
+                missed.push(held.care.life.nature);
+            }
+        }
+        self.grants
+            .retain(|_, held| !held.lost || held.duty == Duty::Open);
+        self.settle_releases(now);
+        missed
+    }
+
+    /// What is to be done for this volume, and when.
+    pub fn agenda(
+        &self,
+        volume: VolumeKey,
+        poll: Duration,
+        drain: Duration,
+        now: Moment,
+    ) -> Vec<(Task, Moment)> {
+        let mut tasks = Vec::new();
+        for (key, held) in &self.sessions {
+            if held.care.busy || held.dead {
+                continue;
+            }
+            match held.duty {
+                Duty::Open | Duty::Draining { .. } => tasks.extend(
+                    held.care
+                        .renew_at(poll)
+                        .map(|at| (Task::RenewSession(volume, *key), at)),
+                ),
+                Duty::Releasing if held.session.kind == TokenKind::Service => tasks.push((
+                    Task::RevokeSession(volume, *key),
+                    held.care.attempt_at.unwrap_or(now),
+                )),
+                Duty::Releasing => {}
+            }
+        }
+        for (key, held) in &self.grants {
+            if held.care.busy || held.lost {
+                continue;
+            }
+            match held.duty {
+                Duty::Open | Duty::Draining { .. } => tasks.extend(
+                    held.care
+                        .renew_at(poll)
+                        .map(|at| (Task::RenewLease(volume, *key), at)),
+                ),
+                Duty::Releasing => tasks.push((
+                    Task::RevokeLease(volume, *key),
+                    held.care.attempt_at.unwrap_or(now),
+                )),
+            }
+        }
+        let retired = self.sessions.values().map(|held| held.duty);
+        let retired = retired.chain(self.grants.values().map(|held| held.duty));
+        let retire = retired.filter_map(|duty| match duty {
+            Duty::Draining {
+                since,
+                confirmed: true,
+                ..
+            } => Some(since.plus(drain)),
+            _ => None,
+        });
+        tasks.extend(retire.min().map(|at| (Task::Retire(volume), at)));
+        let sessions = self.sessions.values().filter(|held| !held.dead);
+        let grants = self.grants.values().filter(|held| !held.lost);
+        let cares = sessions
+            .map(|held| &held.care)
+            .chain(grants.map(|held| &held.care));
+        let ends = cares.filter(|care| care.ends());
+        let first_end = ends.filter_map(|care| care.life.term.end()).min();
+        tasks.extend(first_end.map(|at| (Task::Expire(volume), at)));
+        let give_up = match self.stage {
+            Stage::Parked { until } if !self.mounting => Some(until),
+            _ => self.forsaken_at.filter(|_| !self.mounting),
+        };
+        tasks.extend(give_up.map(|at| (Task::GiveUp(volume), at)));
+        tasks
+    }
+
+    fn duties(&mut self) -> impl Iterator<Item = &mut Duty> {
+        let sessions = self.sessions.values_mut().map(|held| &mut held.duty);
+        sessions.chain(self.grants.values_mut().map(|held| &mut held.duty))
+    }
+}

@@ -1,0 +1,559 @@
+//! The one task that owns the registry's state: it takes messages, keeps the deadline queue, and sends
+//! renewals and revocations out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+use super::agenda::{Agenda, ItemKey, Task, VolumeKey};
+use super::journal::{Journal, Writer};
+use super::record::Record;
+use super::upkeep::{self, Outcome};
+use super::volume::{Stage, Volume};
+use super::{Ending, Held, Message, Settings, Sighting};
+use crate::clock::{Clock, Moment};
+use crate::grant::timing::resume_at;
+use crate::grant::{LeaseKeeper, Session};
+use crate::metrics::Metrics;
+use crate::spec::{MountSpec, VolumeId};
+
+/// The queue is looked at this often even if nothing is due: a suspended node's timers stand still
+/// while its boot-time clock goes on.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// An attempt under way: for which task, at which address, and how it ended.
+type Finished = (Task, String, Outcome);
+
+pub(super) struct Worker {
+    settings: Settings,
+    keeper: Arc<dyn LeaseKeeper>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    /// Asks for a look at a path.
+    look: mpsc::UnboundedSender<VolumeId>,
+    volumes: BTreeMap<VolumeKey, Volume>,
+    keys: HashMap<VolumeId, VolumeKey>,
+    next_key: u64,
+    agenda: Agenda,
+    /// What stands in the agenda for each volume, to be struck out when the volume changes.
+    planned: HashMap<VolumeKey, Vec<Task>>,
+    jobs: JoinSet<Finished>,
+    lanes: HashMap<String, Lane>,
+    journal: Option<Writer>,
+    written: Option<BoxFuture<'static, ()>>,
+}
+
+/// One address: what is under way there, and what waits, the earliest end first.
+#[derive(Default)]
+struct Lane {
+    busy: usize,
+    waiting: BTreeSet<(Moment, Task)>,
+}
+
+impl Worker {
+    pub fn new(
+        settings: Settings,
+        keeper: Arc<dyn LeaseKeeper>,
+        clock: Arc<dyn Clock>,
+        journal: Journal,
+        metrics: Metrics,
+        look: mpsc::UnboundedSender<VolumeId>,
+    ) -> Self {
+        let replayed = journal.replay(clock.now(), &metrics).volumes;
+        let (writer, written) = journal.writer(metrics.clone());
+        let mut worker = Self {
+            settings,
+            keeper,
+            clock,
+            metrics,
+            look,
+            volumes: BTreeMap::new(),
+            keys: HashMap::new(),
+            next_key: 0,
+            agenda: Agenda::default(),
+            planned: HashMap::new(),
+            jobs: JoinSet::new(),
+            lanes: HashMap::new(),
+            journal: Some(writer),
+            written: Some(Box::pin(written)),
+        };
+        worker.resume(replayed);
+        worker
+    }
+
+    pub async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>) {
+        let Some(written) = self.written.take() else {
+            return;
+        };
+        let writing = tokio::spawn(written);
+        let stopped = loop {
+            self.start_due();
+            let pause = self.pause();
+            tokio::select! {
+                message = inbox.recv() => match message {
+                    Some(Message::Stop { done }) => break Some(done),
+                    Some(message) => self.handle(message),
+                    None => break None,
+                },
+                Some(finished) = self.jobs.join_next() => self.finished(finished),
+                () = tokio::time::sleep(pause) => {}
+            }
+        };
+        // Attempts under way are cut off: a renewal whose answer is lost has only made the journal
+        // pessimistic, a revocation is repeated after the restart.
+        self.jobs.abort_all();
+        drop(self.journal.take());
+        if writing.await.is_err() {
+            error!("the journal's writer broke down; its last changes may be lost");
+        }
+        if let Some(done) = stopped {
+            let _ = done.send(());
+        }
+    }
+
+    /// Takes over what the journal held: renewals spread out, paths looked at now.
+    fn resume(&mut self, volumes: Vec<Volume>) {
+        let now = self.clock.now();
+        let count = volumes.len();
+        for mut volume in volumes {
+            let poll = volume.polls.interval(self.settings.poll);
+            let sessions = volume.sessions.values_mut().map(|held| &mut held.care);
+            let grants = volume.grants.values_mut().map(|held| &mut held.care);
+            for care in sessions.chain(grants) {
+                if let Some(planned) = care.life.renew_at(poll, care.jitter) {
+                    let end = care.life.term.end();
+                    care.attempt_at = Some(resume_at(planned, end, now, care.jitter));
+                }
+            }
+            if volume.stage == Stage::Opening {
+                // Leases we never saw may hang from its session: it is not built upon.
+                volume.forsaken_at = Some(now.plus(self.settings.park));
+            }
+            let used = volume.sessions.keys().chain(volume.grants.keys()).max();
+            self.next_key = self.next_key.max(used.map_or(0, |key| key + 1));
+            let key = self.new_key();
+            self.keys.insert(volume.id.clone(), key);
+            // Fails only when nobody looks at paths any more: at shutdown.
+            let _ = self.look.send(volume.id.clone());
+            self.volumes.insert(key, volume);
+            self.plan(key);
+        }
+        if count > 0 {
+            info!(volumes = count, "journal replayed: renewals go on");
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Begin { spec, seen, reply } => {
+                // A Mount that has gone away meanwhile drops its claim, which ends it.
+                let _ = reply.send(self.begin(&spec, seen));
+            }
+            Message::Hold {
+                volume,
+                session,
+                done,
+            } => self.hold(&volume, session, done),
+            Message::TokenDead { volume, session } => self.token_dead(&volume, &session),
+            Message::End {
+                volume,
+                ending,
+                done,
+            } => self.end(&volume, ending, done),
+            Message::Answered { volume } => {
+                if let Some(key) = self.keys.get(&volume).copied()
+                    && let Some(volume) = self.volumes.get_mut(&key)
+                {
+                    volume.answered();
+                    self.changed(key, None);
+                }
+            }
+            Message::Paths { reply } => {
+                let present = self.volumes.values();
+                let present = present.filter(|volume| volume.stage != Stage::Leaving);
+                let _ = reply.send(present.map(|volume| volume.id.clone()).collect());
+            }
+            Message::Observed { sightings, reply } => {
+                let _ = reply.send(self.observed(sightings));
+            }
+            Message::PodGone { uid, grace } => self.pod_gone(&uid, grace),
+            Message::PodsPresent { uids } => self.pods_present(&uids),
+            // Ends the loop before it comes here.
+            Message::Stop { .. } => {}
+        }
+    }
+
+    fn begin(&mut self, spec: &MountSpec, seen: bool) -> Held {
+        let now = self.clock.now();
+        let key = match self.keys.get(&spec.volume) {
+            Some(key) => *key,
+            None => {
+                let key = self.new_key();
+                self.keys.insert(spec.volume.clone(), key);
+                self.volumes.insert(key, Volume::new(spec));
+                let _ = self.look.send(spec.volume.clone());
+                key
+            }
+        };
+        let Some(volume) = self.volumes.get_mut(&key) else {
+            return Held::default();
+        };
+        volume.begin(spec, seen, now);
+        let poll = volume.polls.interval(self.settings.poll);
+        let held = volume.held_for(spec, poll, now);
+        self.changed(key, None);
+        held
+    }
+
+    fn hold(&mut self, id: &VolumeId, session: Arc<Session>, done: oneshot::Sender<()>) {
+        let item = self.new_key();
+        if let Some((key, volume)) = self.volume(id) {
+            volume.hold(item, session);
+            self.changed(key, Some(done));
+        }
+    }
+
+    fn token_dead(&mut self, id: &VolumeId, session: &str) {
+        let now = self.clock.now();
+        if let Some((key, volume)) = self.volume(id)
+            && let Some(item) = volume.session_key(session)
+        {
+            volume.token_dead(item, now);
+            self.changed(key, None);
+        }
+    }
+
+    fn end(&mut self, id: &VolumeId, ending: Ending, done: Option<oneshot::Sender<()>>) {
+        let now = self.clock.now();
+        let park = self.settings.park;
+        let mut next_key = self.next_key;
+        let assumed = self.settings.poll;
+        let Some((key, volume)) = self.volume(id) else {
+            return;
+        };
+        volume.mounting = false;
+        let (session, grants) = match &ending {
+            Ending::Complete { session, grants } => (Some(session), grants),
+            Ending::Failed { session, fresh, .. } => (session.as_ref(), fresh),
+        };
+        let item = session.and_then(|session| volume.session_key(&session.id));
+        if let Some(item) = item {
+            for grant in grants {
+                volume.add_grant(next_key, item, grant);
+                next_key += 1;
+            }
+        }
+        match (&ending, item) {
+            (Ending::Complete { grants, .. }, Some(item)) => {
+                let first = volume.stage != Stage::Mounted;
+                volume.complete(item, grants, now);
+                if first {
+                    upkeep::tell_too_short(volume, volume.polls.interval(assumed));
+                }
+            }
+            _ if volume.stage == Stage::Mounted => {}
+            (Ending::Failed { retry: true, .. }, Some(_)) => {
+                volume.stage = Stage::Parked {
+                    until: now.plus(park),
+                };
+            }
+            _ => volume.release(now),
+        }
+        self.next_key = next_key;
+        self.changed(key, done);
+    }
+
+    fn observed(&mut self, sightings: Vec<(VolumeId, Sighting)>) -> bool {
+        let now = self.clock.now();
+        let mut unconfirmed = false;
+        for (id, sighting) in sightings {
+            let confirm = self.settings.confirm;
+            let Some((key, volume)) = self.volume(&id) else {
+                continue;
+            };
+            match sighting {
+                Sighting::Present => {
+                    volume.missing_since = None;
+                    if !volume.seen {
+                        volume.seen = true;
+                        self.changed(key, None);
+                    }
+                }
+                Sighting::Absent => {
+                    if !volume.seen || volume.mounting || volume.stage == Stage::Leaving {
+                        continue;
+                    }
+                    let since = *volume.missing_since.get_or_insert(now);
+                    // Two looks at least, however short the period.
+                    if since < now && now.since(since) >= confirm {
+                        self.release(key, "its path is gone");
+                    } else {
+                        unconfirmed = true;
+                    }
+                }
+            }
+        }
+        unconfirmed
+    }
+
+    fn pod_gone(&mut self, uid: &str, grace: Duration) {
+        let until = self.clock.now().plus(grace).plus(self.settings.unseen);
+        let gone: Vec<VolumeKey> = self
+            .volumes
+            .iter()
+            .filter(|(_, volume)| volume.id.pod_uid == uid && volume.stage != Stage::Leaving)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in gone {
+            let Some(volume) = self.volumes.get_mut(&key) else {
+                continue;
+            };
+            if volume.seen {
+                let _ = self.look.send(volume.id.clone());
+            } else if volume.forsaken_at.is_none() {
+                volume.forsaken_at = Some(until);
+                self.changed(key, None);
+            }
+        }
+    }
+
+    fn pods_present(&mut self, uids: &HashSet<String>) {
+        let mut gone = HashSet::new();
+        let mut back = Vec::new();
+        for (key, volume) in &self.volumes {
+            if !uids.contains(&volume.id.pod_uid) {
+                gone.insert(volume.id.pod_uid.clone());
+            } else if volume.stage == Stage::Mounted && volume.forsaken_at.is_some() {
+                back.push(*key);
+            }
+        }
+        for key in back {
+            if let Some(volume) = self.volumes.get_mut(&key) {
+                volume.forsaken_at = None;
+                self.changed(key, None);
+            }
+        }
+        for uid in gone {
+            self.pod_gone(&uid, Duration::ZERO);
+        }
+    }
+
+    fn release(&mut self, key: VolumeKey, why: &str) {
+        let now = self.clock.now();
+        if let Some(volume) = self.volumes.get_mut(&key) {
+            info!(volume = %volume.id, pod = volume.pod.name, namespace = volume.pod.namespace, why, "volume ended: its credentials are revoked");
+            volume.release(now);
+            self.changed(key, None);
+        }
+    }
+
+    /// A volume has changed: it is written down, and its part of the agenda made anew.
+    fn changed(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
+        self.plan(key);
+        let (Some(volume), Some(journal)) = (self.volumes.get(&key), &self.journal) else {
+            return;
+        };
+        let record = if volume.sessions.is_empty() && volume.grants.is_empty() {
+            Ok(None)
+        } else {
+            Record::of(volume, journal.has_room()).encode().map(Some)
+        };
+        match record {
+            Ok(bytes) => journal.put(&volume.id, bytes, done),
+            Err(error) => {
+                self.metrics.journal_error("encode");
+                error!(volume = %volume.id, line = error.line(), "a volume could not be journalled: a restart now would forget its last change");
+            }
+        }
+        if volume.is_empty() {
+            self.keys.remove(&volume.id);
+            self.volumes.remove(&key);
+            self.planned.remove(&key);
+        }
+        self.metrics.volumes(self.volumes.len());
+    }
+
+    fn plan(&mut self, key: VolumeKey) {
+        for task in self.planned.remove(&key).unwrap_or_default() {
+            self.agenda.cancel(task);
+        }
+        let tasks = self.tasks(key);
+        for (task, at) in &tasks {
+            self.agenda.set(*task, *at);
+        }
+        let tasks = tasks.into_iter().map(|(task, _)| task).collect();
+        self.planned.insert(key, tasks);
+    }
+
+    fn tasks(&self, key: VolumeKey) -> Vec<(Task, Moment)> {
+        self.volumes.get(&key).map_or_else(Vec::new, |volume| {
+            let poll = volume.polls.interval(self.settings.poll);
+            volume.agenda(key, poll, self.settings.drain, self.clock.now())
+        })
+    }
+
+    fn pause(&self) -> Duration {
+        let now = self.clock.now();
+        let next = self.agenda.next().map(|at| at.since(now));
+        next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
+    }
+
+    fn start_due(&mut self) {
+        let now = self.clock.now();
+        while let Some(task) = self.agenda.pop(now) {
+            let key = task.volume();
+            match task {
+                Task::Retire(_) => {
+                    let drain = self.settings.drain;
+                    if let Some(volume) = self.volumes.get_mut(&key) {
+                        volume.retire(drain, now);
+                    }
+                    self.changed(key, None);
+                }
+                Task::Expire(_) => {
+                    if let Some(volume) = self.volumes.get_mut(&key) {
+                        let missed = volume.expire(now);
+                        upkeep::tell_missed(volume, &missed, &self.metrics);
+                    }
+                    self.changed(key, None);
+                }
+                Task::GiveUp(_) => self.release(key, "its mount never came to an end"),
+                Task::RenewSession(_, item)
+                | Task::RevokeSession(_, item)
+                | Task::RenewLease(_, item)
+                | Task::RevokeLease(_, item) => {
+                    if let Some((address, end)) = self.where_and_until(task, item) {
+                        let lane = self.lanes.entry(address.clone()).or_default();
+                        lane.waiting.insert((end, task));
+                        self.pump(&address);
+                    }
+                }
+            }
+        }
+    }
+
+    fn where_and_until(&self, task: Task, item: ItemKey) -> Option<(String, Moment)> {
+        let volume = self.volumes.get(&task.volume())?;
+        let (session, care) = match task {
+            Task::RenewSession(..) | Task::RevokeSession(..) => {
+                let held = volume.sessions.get(&item)?;
+                (&held.session, &held.care)
+            }
+            _ => {
+                let held = volume.grants.get(&item)?;
+                (&volume.sessions.get(&held.session)?.session, &held.care)
+            }
+        };
+        let never = Moment::from_boot(Duration::MAX);
+        let end = care.life.term.end().unwrap_or(never);
+        Some((session.endpoint.address.clone(), end))
+    }
+
+    /// Starts what waits at an address, as far as there is room.
+    fn pump(&mut self, address: &str) {
+        let now = self.clock.now();
+        loop {
+            let Some(lane) = self.lanes.get_mut(address) else {
+                return;
+            };
+            if lane.busy >= self.settings.in_flight {
+                return;
+            }
+            let Some((_, task)) = lane.waiting.pop_first() else {
+                return;
+            };
+            // It may have been done, or become pointless, while it waited.
+            let tasks = self.tasks(task.volume());
+            if !tasks.iter().any(|(due, at)| *due == task && *at <= now) {
+                continue;
+            }
+            if let Some(attempt) = self.attempt(task) {
+                if let Some(lane) = self.lanes.get_mut(address) {
+                    lane.busy += 1;
+                }
+                let address = address.to_owned();
+                self.jobs.spawn(async move {
+                    // In a task of its own, so that its panic still frees its place.
+                    let outcome = tokio::spawn(attempt).await.unwrap_or(Outcome::Broken);
+                    (task, address, outcome)
+                });
+                self.plan(task.volume());
+            }
+        }
+    }
+
+    fn attempt(&mut self, task: Task) -> Option<BoxFuture<'static, Outcome>> {
+        let keeper = Arc::clone(&self.keeper);
+        let volume = self.volumes.get_mut(&task.volume())?;
+        Some(match task {
+            Task::RenewSession(_, item) => {
+                let held = volume.sessions.get_mut(&item)?;
+                held.care.busy = true;
+                let session = Arc::clone(&held.session);
+                Box::pin(async move { Outcome::Renewed(keeper.renew_session(session).await) })
+            }
+            Task::RevokeSession(_, item) => {
+                let held = volume.sessions.get_mut(&item)?;
+                held.care.busy = true;
+                let session = Arc::clone(&held.session);
+                Box::pin(async move { Outcome::Revoked(keeper.revoke_session(session).await) })
+            }
+            Task::RenewLease(_, item) | Task::RevokeLease(_, item) => {
+                let held = volume.grants.get_mut(&item)?;
+                let session = Arc::clone(&volume.sessions.get(&held.session)?.session);
+                let lease = held.grant.lease_id()?.to_owned();
+                held.care.busy = true;
+                if matches!(task, Task::RenewLease(..)) {
+                    Box::pin(
+                        async move { Outcome::Renewed(keeper.renew_lease(session, lease).await) },
+                    )
+                } else {
+                    Box::pin(
+                        async move { Outcome::Revoked(keeper.revoke_lease(session, lease).await) },
+                    )
+                }
+            }
+            Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) => return None,
+        })
+    }
+
+    fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
+        // The outer task only awaits the inner one: it neither panics nor is it aborted before the end.
+        let Ok((task, address, outcome)) = finished else {
+            return;
+        };
+        if let Some(lane) = self.lanes.get_mut(&address) {
+            lane.busy = lane.busy.saturating_sub(1);
+        }
+        let now = self.clock.now();
+        let key = task.volume();
+        if let Some(volume) = self.volumes.get_mut(&key) {
+            upkeep::apply(volume, task, outcome, now, &self.metrics);
+            self.changed(key, None);
+        }
+        self.pump(&address);
+        if self
+            .lanes
+            .get(&address)
+            .is_some_and(|lane| lane.busy == 0 && lane.waiting.is_empty())
+        {
+            self.lanes.remove(&address);
+        }
+    }
+
+    fn volume(&mut self, id: &VolumeId) -> Option<(VolumeKey, &mut Volume)> {
+        let key = *self.keys.get(id)?;
+        Some((key, self.volumes.get_mut(&key)?))
+    }
+
+    const fn new_key(&mut self) -> u64 {
+        let key = self.next_key;
+        self.next_key += 1;
+        key
+    }
+}

@@ -1,0 +1,232 @@
+//! The client of HashiCorp Vault and OpenBao: logs in as a pod, reads, and keeps what was given alive.
+//!
+//! It meets the registry through [`LeaseKeeper`] alone. Calls that keep or end things have places of
+//! their own at each address, so that they never queue behind Mounts.
+
+mod api;
+mod classify;
+mod error;
+mod tls;
+mod transport;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::warn;
+
+pub use self::error::{VaultError, VaultErrorKind};
+use self::transport::Transport;
+use crate::clock::Clock;
+use crate::grant::{Grant, KeepError, LeaseKeeper, Renewal, Revoked, Session, Term};
+use crate::metrics::Metrics;
+use crate::redacted::Secret;
+use crate::spec::{Endpoint, Login, Request};
+
+/// Bounds of the client.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// For a connection with its TLS handshake.
+    pub connect_timeout: Duration,
+    /// For a call as a whole.
+    pub request_timeout: Duration,
+    /// Logins and reads under way at once, for each address.
+    pub mounts_in_flight: usize,
+    /// How long the reply of a write without a life of its own is good.
+    pub refresh: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(5),
+            request_timeout: Duration::from_secs(15),
+            mounts_in_flight: 64,
+            refresh: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// The client; clones share pools and bounds.
+#[derive(Clone)]
+pub struct Vault(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    transport: Transport,
+    /// The places for Mounts' calls at each address.
+    gates: Mutex<HashMap<String, Arc<Semaphore>>>,
+}
+
+impl Vault {
+    /// A client without connections: they are made when they are needed.
+    #[must_use]
+    pub fn new(settings: Settings, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
+        Self(Arc::new(Inner {
+            settings,
+            clock,
+            metrics,
+            transport: Transport::new(settings.connect_timeout, settings.request_timeout),
+            gates: Mutex::new(HashMap::new()),
+        }))
+    }
+
+    /// Logs in once: a repetition could leave a token behind that nobody knows.
+    ///
+    /// # Errors
+    /// The server refuses, cannot be reached, or its address or TLS settings cannot be used.
+    pub async fn login(
+        &self,
+        endpoint: &Endpoint,
+        login: &Login,
+        service_account: &str,
+        jwt: &Secret,
+    ) -> Result<Session, VaultError> {
+        let gate = self.gate(&endpoint.address);
+        let _place = place(&gate).await;
+        let sent = self.0.clock.now();
+        let call = api::login(&self.0.transport, endpoint, login, jwt);
+        let given = self.timed("login", call).await?;
+        if !given.policies.iter().any(|policy| policy == "default") {
+            warn!(
+                role = login.role,
+                mount = login.mount,
+                "the role's tokens lack the `default` policy: unless another one grants renew-self, revoke-self and sys/leases/renew, nothing can be renewed or revoked"
+            );
+        }
+        Ok(Session {
+            id: hex::encode(rand::random::<[u8; 16]>()),
+            endpoint: endpoint.clone(),
+            login: login.clone(),
+            service_account: service_account.to_owned(),
+            token: given.token,
+            accessor: given.accessor,
+            kind: given.kind,
+            policies: given.policies,
+            renewable: given.renewable,
+            term: Term {
+                sent,
+                granted: given.granted,
+            },
+        })
+    }
+
+    /// Reads once, under a session.
+    ///
+    /// # Errors
+    /// The server refuses, has nothing there, cannot be reached, or its reply cannot be used.
+    pub async fn read(&self, session: &Session, request: &Request) -> Result<Grant, VaultError> {
+        let gate = self.gate(&session.endpoint.address);
+        let _place = place(&gate).await;
+        let call = api::read(
+            &self.0.transport,
+            &session.endpoint,
+            &session.token,
+            request,
+            self.0.clock.now(),
+            self.0.settings.refresh,
+        );
+        self.timed("read", call).await
+    }
+
+    fn gate(&self, address: &str) -> Arc<Semaphore> {
+        let mut gates = self.0.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        // A gate that nobody stands at can be made again: tenants choose addresses.
+        if gates.len() > 256 {
+            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
+        }
+        let places = self.0.settings.mounts_in_flight;
+        let gate = gates
+            .entry(address.to_owned())
+            .or_insert_with(|| Arc::new(Semaphore::new(places)));
+        Arc::clone(gate)
+    }
+
+    async fn timed<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, VaultError>>,
+    ) -> Result<T, VaultError> {
+        let started = Instant::now();
+        let result = call.await;
+        let status = match &result {
+            Ok(_) => "ok".to_owned(),
+            Err(error) => error
+                .status()
+                .map_or_else(|| "none".to_owned(), |status| status.to_string()),
+        };
+        self.0
+            .metrics
+            .vault_call(operation, &status, started.elapsed());
+        result
+    }
+}
+
+/// A place at a gate. Gates are never closed, so there always comes one.
+async fn place(gate: &Semaphore) -> Option<SemaphorePermit<'_>> {
+    gate.acquire().await.ok()
+}
+
+impl LeaseKeeper for Vault {
+    fn renew_session(
+        &self,
+        session: Arc<Session>,
+    ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
+        let vault = self.clone();
+        Box::pin(async move {
+            let sent = vault.0.clock.now();
+            let call = api::renew_self(&vault.0.transport, &session.endpoint, &session.token, sent);
+            let renewed = vault.timed("renew_token", call).await;
+            renewed.map_err(|error| classify::renewal(&error))
+        })
+    }
+
+    fn renew_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: String,
+    ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
+        let vault = self.clone();
+        Box::pin(async move {
+            let sent = vault.0.clock.now();
+            let (endpoint, token) = (&session.endpoint, &session.token);
+            let call = api::renew_lease(&vault.0.transport, endpoint, token, &lease_id, sent);
+            let renewed = vault.timed("renew_lease", call).await;
+            renewed.map_err(|error| classify::renewal(&error))
+        })
+    }
+
+    fn revoke_session(
+        &self,
+        session: Arc<Session>,
+    ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
+        let vault = self.clone();
+        Box::pin(async move {
+            let call = api::revoke_self(&vault.0.transport, &session.endpoint, &session.token);
+            match vault.timed("revoke_token", call).await {
+                Ok(()) => Ok(Revoked::Accepted),
+                Err(error) => classify::revocation(&error),
+            }
+        })
+    }
+
+    fn revoke_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: String,
+    ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
+        let vault = self.clone();
+        Box::pin(async move {
+            let (endpoint, token) = (&session.endpoint, &session.token);
+            let call = api::revoke_lease(&vault.0.transport, endpoint, token, &lease_id);
+            match vault.timed("revoke_lease", call).await {
+                Ok(()) => Ok(Revoked::Accepted),
+                Err(error) => classify::revocation(&error),
+            }
+        })
+    }
+}

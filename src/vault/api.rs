@@ -1,0 +1,365 @@
+//! Every HTTP call that is made to the server, and what its reply means.
+//!
+//! The one file that knows vaultrs: its request types say method, path and body of the typed calls, which
+//! are sent through our own transport (its client drops leases and cannot set a TLS server name).
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::Method;
+use rustify::endpoint::Endpoint as Typed;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use vaultrs::api::AuthInfo;
+use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
+use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
+use x509_parser::pem::parse_x509_pem;
+
+use super::error::{Asked, VaultError, VaultErrorKind as Kind};
+use super::transport::{Call, Reply, Transport};
+use crate::clock::Moment;
+use crate::grant::{Grant, Keep, Renewal, Term, TokenKind};
+use crate::redacted::Secret;
+use crate::spec::{Endpoint, Login, Method as Verb, Request};
+
+/// A `database/static-creds` reply with `ttl` 0 is rotating just now: it is read again this much later.
+const ROTATING_NOW: Duration = Duration::from_secs(2);
+
+/// What a login gave.
+pub struct LoggedIn {
+    pub token: Secret,
+    pub accessor: String,
+    pub kind: TokenKind,
+    pub policies: Vec<String>,
+    pub renewable: bool,
+    pub granted: Duration,
+}
+
+#[derive(Deserialize)]
+struct Auth {
+    #[serde(default)]
+    auth: Option<AuthInfo>,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Lease {
+    #[serde(default)]
+    lease_duration: u64,
+    #[serde(default)]
+    renewable: bool,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(default)]
+    lease_id: String,
+    #[serde(default)]
+    lease_duration: u64,
+    #[serde(default)]
+    renewable: bool,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
+}
+
+/// The fields of a reply's data that tell how long it is good.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Signs {
+    certificate: Option<serde_json::Value>,
+    expiration: Option<serde_json::Value>,
+    ttl: Option<serde_json::Value>,
+    last_vault_rotation: Option<serde::de::IgnoredAny>,
+    rotation_period: Option<serde::de::IgnoredAny>,
+}
+
+/// `POST auth/<mount>/login`. The kubernetes and the jwt method have the same request.
+pub async fn login(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    login: &Login,
+    jwt: &Secret,
+) -> Result<LoggedIn, VaultError> {
+    let typed = LoginWithKubernetesRequest {
+        mount: login.mount.clone(),
+        role: login.role.clone(),
+        jwt: jwt.expose().to_owned(),
+    };
+    let name = format!("login POST auth/{}/login", login.mount);
+    let asked = asked(&name, endpoint);
+    let reply = send_typed(transport, endpoint, asked, &typed, None).await;
+    // The request type keeps the token in a plain string: it is wiped here.
+    zeroize::Zeroize::zeroize(&mut { typed }.jwt);
+    let reply = reply?;
+    let parsed: Auth = parse(asked, &reply)?;
+    let auth = parsed
+        .auth
+        .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply grants no token"))?;
+    if auth.client_token.is_empty() {
+        return Err(VaultError::new(
+            Kind::Denied,
+            asked,
+            "the server asks for a second factor, which a pod cannot give",
+        ));
+    }
+    for warning in parsed.warnings.iter().flatten() {
+        tracing::debug!(call = name, warning, "the server warns");
+    }
+    Ok(LoggedIn {
+        token: Secret::from(auth.client_token),
+        accessor: auth.accessor,
+        kind: if auth.token_type == "batch" {
+            TokenKind::Batch
+        } else {
+            TokenKind::Service
+        },
+        policies: auth.policies,
+        renewable: auth.renewable,
+        granted: Duration::from_secs(auth.lease_duration),
+    })
+}
+
+/// Reads what a class asks for. `sent` is the time just before, `refresh` the life of a write's reply.
+pub async fn read(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    token: &Secret,
+    request: &Request,
+    sent: Moment,
+    refresh: Duration,
+) -> Result<Grant, VaultError> {
+    let name = format!("{} {}", request.method.as_str(), request.path);
+    let asked = asked(&name, endpoint);
+    let call = Call {
+        method: match request.method {
+            Verb::Get => Method::GET,
+            Verb::Post => Method::POST,
+            Verb::Put => Method::PUT,
+        },
+        path: &request.path,
+        query: &request.query,
+        body: request.args.as_ref().map(|args| args.as_bytes().to_vec()),
+        token: Some(token),
+    };
+    let reply = send(transport, endpoint, asked, call).await?;
+    if reply.body.expose().is_empty() {
+        return Err(VaultError::new(Kind::Empty, asked, "the reply is empty"));
+    }
+    let envelope: Envelope<'_> = parse(asked, &reply)?;
+    let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
+        let warnings = envelope.warnings.unwrap_or_default().join("; ");
+        let text = format!("the reply has no data {warnings}");
+        return Err(VaultError::new(Kind::Empty, asked, text.trim().to_owned()));
+    };
+    for warning in envelope.warnings.iter().flatten() {
+        tracing::warn!(call = name, warning, "the server warns");
+    }
+    // Data that is no object, or has these fields in other types, shows no sign of a life.
+    let signs: Signs = serde_json::from_str(data.get()).unwrap_or_default();
+    let (keep, granted) = if envelope.lease_id.is_empty() {
+        life(request.method, &signs, refresh)
+    } else {
+        let keep = Keep::Lease {
+            id: envelope.lease_id,
+            renewable: envelope.renewable,
+        };
+        (keep, Duration::from_secs(envelope.lease_duration))
+    };
+    Ok(Grant {
+        request: request.clone(),
+        term: Term { sent, granted },
+        keep,
+        body: reply.body,
+    })
+}
+
+/// What keeps a reply good that has no lease, and for how long.
+fn life(method: Verb, signs: &Signs, refresh: Duration) -> (Keep, Duration) {
+    if method == Verb::Get {
+        let rotated = signs.last_vault_rotation.is_some() || signs.rotation_period.is_some();
+        return match signs.ttl.as_ref().and_then(serde_json::Value::as_u64) {
+            Some(0) if rotated => (Keep::Rotated, ROTATING_NOW),
+            Some(ttl) if rotated => (Keep::Rotated, Duration::from_secs(ttl)),
+            _ => (Keep::Static, Duration::ZERO),
+        };
+    }
+    let certificate = signs.certificate.as_ref().and_then(|value| value.as_str());
+    let Some(certificate) = certificate else {
+        return (Keep::Written, refresh);
+    };
+    let stated = signs
+        .expiration
+        .as_ref()
+        .and_then(serde_json::Value::as_u64);
+    match stated.or_else(|| not_after(certificate)) {
+        Some(end) => {
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            let left = Duration::from_secs(end).saturating_sub(now);
+            // Zero would mean without end.
+            (Keep::Certificate, left.max(Duration::from_secs(1)))
+        }
+        None => (Keep::Written, refresh),
+    }
+}
+
+fn not_after(pem: &str) -> Option<u64> {
+    let (_, pem) = parse_x509_pem(pem.as_bytes()).ok()?;
+    let certificate = pem.parse_x509().ok()?;
+    u64::try_from(certificate.validity().not_after.timestamp()).ok()
+}
+
+/// `POST auth/token/renew-self`, increment 0: the role's own TTL.
+pub async fn renew_self(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    token: &Secret,
+    sent: Moment,
+) -> Result<Renewal, VaultError> {
+    let typed = RenewTokenSelfRequest {
+        increment: Some("0".to_owned()),
+    };
+    let asked = asked("POST auth/token/renew-self", endpoint);
+    let reply = send_typed(transport, endpoint, asked, &typed, Some(token)).await?;
+    let mut parsed: Auth = parse(asked, &reply)?;
+    let mut auth = parsed
+        .auth
+        .take()
+        .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply renews nothing"))?;
+    zeroize::Zeroize::zeroize(&mut auth.client_token);
+    Ok(Renewal {
+        term: Term {
+            sent,
+            granted: Duration::from_secs(auth.lease_duration),
+        },
+        renewable: auth.renewable,
+        capped: capped(parsed.warnings.as_deref()),
+    })
+}
+
+/// `POST sys/leases/renew` with the id in the body: the path form is not in the `default` policy.
+pub async fn renew_lease(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    token: &Secret,
+    lease_id: &str,
+    sent: Moment,
+) -> Result<Renewal, VaultError> {
+    let body = serde_json::json!({ "lease_id": lease_id, "increment": 0 });
+    let asked = asked("POST sys/leases/renew", endpoint);
+    let call = post("sys/leases/renew", &body, token);
+    let reply = send(transport, endpoint, asked, call).await?;
+    let lease: Lease = parse(asked, &reply)?;
+    Ok(Renewal {
+        term: Term {
+            sent,
+            granted: Duration::from_secs(lease.lease_duration),
+        },
+        renewable: lease.renewable,
+        capped: capped(lease.warnings.as_deref()),
+    })
+}
+
+/// `POST auth/token/revoke-self`.
+pub async fn revoke_self(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    token: &Secret,
+) -> Result<(), VaultError> {
+    let asked = asked("POST auth/token/revoke-self", endpoint);
+    let typed = RevokeTokenSelfRequest {};
+    send_typed(transport, endpoint, asked, &typed, Some(token)).await?;
+    Ok(())
+}
+
+/// `POST sys/leases/revoke`. `sync` is always said: its default differs from its documentation.
+pub async fn revoke_lease(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    token: &Secret,
+    lease_id: &str,
+) -> Result<(), VaultError> {
+    let body = serde_json::json!({ "lease_id": lease_id, "sync": false });
+    let asked = asked("POST sys/leases/revoke", endpoint);
+    let call = post("sys/leases/revoke", &body, token);
+    send(transport, endpoint, asked, call).await?;
+    Ok(())
+}
+
+/// `TTL of "1h" exceeded the effective max_ttl of "5m"`, `period of … exceeded …` (OpenBao
+/// `sdk/framework/lease.go`).
+fn capped(warnings: Option<&[String]>) -> bool {
+    warnings
+        .unwrap_or_default()
+        .iter()
+        .any(|warning| warning.contains("exceeded the effective max_ttl"))
+}
+
+fn asked<'a>(call: &'a str, endpoint: &'a Endpoint) -> Asked<'a> {
+    Asked {
+        call,
+        address: &endpoint.address,
+        namespace: endpoint.namespace.as_deref(),
+    }
+}
+
+fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> Call<'a> {
+    Call {
+        method: Method::POST,
+        path,
+        query: &[],
+        body: Some(body.to_string().into_bytes()),
+        token: Some(token),
+    }
+}
+
+async fn send_typed(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    asked: Asked<'_>,
+    typed: &impl Typed,
+    token: Option<&Secret>,
+) -> Result<Reply, VaultError> {
+    let unusable = |_| VaultError::new(Kind::Settings, asked, "the request cannot be written");
+    let path = typed.path();
+    let call = Call {
+        method: Method::POST,
+        // vaultrs writes a tab before some of its paths.
+        path: path.trim().trim_start_matches('/'),
+        query: &[],
+        body: typed.body().map_err(unusable)?,
+        token,
+    };
+    send(transport, endpoint, asked, call).await
+}
+
+async fn send(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    asked: Asked<'_>,
+    call: Call<'_>,
+) -> Result<Reply, VaultError> {
+    let reply = transport.send(endpoint, call).await;
+    let reply = reply.map_err(|error| VaultError::of_sending(asked, &error))?;
+    if (200..300).contains(&reply.status) {
+        Ok(reply)
+    } else {
+        Err(VaultError::of_reply(asked, &reply))
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(asked: Asked<'_>, reply: &'a Reply) -> Result<T, VaultError> {
+    // The parser's own message could quote the reply.
+    serde_json::from_slice(reply.body.expose()).map_err(|_| {
+        VaultError::new(
+            Kind::NotVault,
+            asked,
+            "the reply is not what a Vault answers",
+        )
+    })
+}

@@ -1,0 +1,158 @@
+//! What follows from a renewal or revocation that the server refused.
+//!
+//! Every failure inside OpenBao's renew handlers is a 400 (`vault/logical_system.go`), so it is sorted by
+//! its text; a text we do not know is transient, for a backend's outage hides behind a 400 as well.
+
+use std::time::Duration;
+
+use super::error::{VaultError, VaultErrorKind as Kind};
+use crate::grant::{KeepError, Revoked};
+
+/// Texts that say: there is no such lease any more.
+const GONE: &[&str] = &[
+    "lease not found",
+    "lease expired",
+    "failed previous revocation attempts",
+    "no valid associated token",
+    "invalid lease",
+];
+/// Texts that say: it lives, but not beyond its present end.
+const NOT_RENEWABLE: &[&str] = &[
+    "not renewable",
+    "past the max ttl",
+    "batch tokens cannot be renewed",
+    "does not exist during renewal",
+];
+
+/// Sorts a failed renewal.
+pub fn renewal(error: &VaultError) -> KeepError {
+    let why = error.to_string();
+    if error.is_dead_token() {
+        return KeepError::TokenDead { why };
+    }
+    let text = error.text().to_ascii_lowercase();
+    let says = |texts: &[&str]| texts.iter().any(|known| text.contains(known));
+    match error.kind() {
+        Kind::Denied => KeepError::Forbidden { why },
+        Kind::Refused | Kind::Server if says(NOT_RENEWABLE) => KeepError::NotRenewable { why },
+        Kind::Refused if says(GONE) => KeepError::Gone { why },
+        _ => transient(error, why),
+    }
+}
+
+/// Sorts a failed revocation of a token or of a lease: three of the refusals are good ends.
+pub fn revocation(error: &VaultError) -> Result<Revoked, KeepError> {
+    let why = error.to_string();
+    if error.is_dead_token() {
+        return Ok(Revoked::AlreadyDead);
+    }
+    match error.kind() {
+        Kind::Denied => Err(KeepError::Forbidden { why }),
+        Kind::Refused if error.text().contains("batch tokens cannot be revoked") => {
+            Ok(Revoked::Batch)
+        }
+        _ => Err(transient(error, why)),
+    }
+}
+
+fn transient(error: &VaultError, why: String) -> KeepError {
+    // Retry-After of a plain refusal means nothing.
+    let retry_after: Option<Duration> = error.retry_after();
+    KeepError::Transient { why, retry_after }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::Asked;
+    use super::super::transport::Reply;
+    use super::*;
+    use crate::redacted::SecretBytes;
+
+    fn failed(status: u16, text: &str) -> VaultError {
+        let body = serde_json::json!({ "errors": [text] }).to_string();
+        let reply = Reply {
+            status,
+            retry_after: Some(Duration::from_secs(7)),
+            body: SecretBytes::from(body.into_bytes()),
+        };
+        let asked = Asked {
+            call: "renew",
+            address: "http://vault",
+            namespace: None,
+        };
+        VaultError::of_reply(asked, &reply)
+    }
+
+    fn kind(error: &KeepError) -> &'static str {
+        match error {
+            KeepError::Transient { .. } => "transient",
+            KeepError::TokenDead { .. } => "token dead",
+            KeepError::Gone { .. } => "gone",
+            KeepError::NotRenewable { .. } => "not renewable",
+            KeepError::Forbidden { .. } => "forbidden",
+        }
+    }
+
+    #[test]
+    fn renewals_are_sorted_by_what_the_server_says() {
+        let table = [
+            (403, "permission denied", "token dead"),
+            (403, "invalid token", "token dead"),
+            (
+                403,
+                "1 error occurred:\n\t* permission denied\n\n",
+                "forbidden",
+            ),
+            (400, "lease not found", "gone"),
+            (400, "lease expired", "gone"),
+            (
+                400,
+                "lease is expired and has failed previous revocation attempts",
+                "gone",
+            ),
+            (400, "cannot renew lease, no valid associated token", "gone"),
+            (400, "lease is not renewable", "not renewable"),
+            (400, "batch tokens cannot be renewed", "not renewable"),
+            (
+                400,
+                "failed to renew entry: resp: (*logical.Response)(nil) err: past the max TTL, cannot renew",
+                "not renewable",
+            ),
+            (
+                400,
+                "failed to renew entry: resp: (*logical.Response)(nil) err: dial tcp: connection refused",
+                "transient",
+            ),
+            (400, "something new", "transient"),
+            (500, "internal error", "transient"),
+            (
+                500,
+                "failed to renew entry: role app does not exist during renewal",
+                "not renewable",
+            ),
+            (503, "Vault is sealed", "transient"),
+            (429, "rate limit quota exceeded", "transient"),
+        ];
+        for (status, text, wanted) in table {
+            assert_eq!(
+                kind(&renewal(&failed(status, text))),
+                wanted,
+                "{status} {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_good_ends_of_a_revocation() {
+        let dead = revocation(&failed(403, "permission denied"));
+        assert_eq!(dead, Ok(Revoked::AlreadyDead));
+        let batch = revocation(&failed(400, "batch tokens cannot be revoked"));
+        assert_eq!(batch, Ok(Revoked::Batch));
+        let policy = revocation(&failed(403, "1 error occurred:\n\t* permission denied\n\n"));
+        assert_eq!(policy.as_ref().map_err(kind), Err("forbidden"));
+        assert_eq!(
+            revocation(&failed(429, "slow down")).as_ref().map_err(kind),
+            Err("transient")
+        );
+    }
+}

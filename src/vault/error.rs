@@ -1,0 +1,240 @@
+//! Why a call to the server failed, in words fit for `kubectl describe pod`.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::transport::{Reply, SendError};
+
+/// As much of the server's own words as a message carries.
+const LONGEST_TEXT: usize = 300;
+
+/// What kind of failure it is; the edges decide by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VaultErrorKind {
+    /// 403: the login or the token's policies do not allow it.
+    Denied,
+    /// Another refusal: 400 and the like.
+    Refused,
+    /// 404, also of a deleted version.
+    Missing,
+    /// A success with nothing in it.
+    Empty,
+    /// 405.
+    Unsupported,
+    /// The address, the namespace or the TLS settings cannot be used.
+    Settings,
+    /// 503: sealed or not initialised.
+    Sealed,
+    /// No answer.
+    Unreachable,
+    /// 429.
+    Throttled,
+    /// 5xx.
+    Server,
+    /// The reply is larger than we read.
+    TooLarge,
+    /// Something answered that is no Vault.
+    NotVault,
+}
+
+/// A failed call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultError {
+    kind: VaultErrorKind,
+    /// Operation and path: `GET secret/data/app`; never the query or the arguments.
+    call: String,
+    address: String,
+    namespace: Option<String>,
+    status: Option<u16>,
+    text: String,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+struct Body {
+    #[serde(default)]
+    errors: Vec<String>,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
+    #[serde(default)]
+    data: Option<serde::de::IgnoredAny>,
+}
+
+/// What was asked of whom.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    pub call: &'a str,
+    pub address: &'a str,
+    pub namespace: Option<&'a str>,
+}
+
+impl VaultError {
+    /// A reply whose status is no success.
+    pub(super) fn of_reply(asked: Asked<'_>, reply: &Reply) -> Self {
+        use VaultErrorKind as Kind;
+        let body = serde_json::from_slice::<Body>(reply.body.expose()).ok();
+        let sealed = |text: &str| text.contains("sealed");
+        let mut text = body.as_ref().map_or_else(String::new, |body| {
+            let warnings = body.warnings.iter().flatten();
+            let texts: Vec<&str> = body
+                .errors
+                .iter()
+                .chain(warnings)
+                .map(String::as_str)
+                .collect();
+            clean(&texts.join("; "))
+        });
+        let deleted = body.as_ref().is_some_and(|body| body.data.is_some());
+        let kind = match reply.status {
+            403 => Kind::Denied,
+            404 => Kind::Missing,
+            405 => Kind::Unsupported,
+            429 => Kind::Throttled,
+            501 => Kind::Sealed,
+            503 if sealed(&text) => Kind::Sealed,
+            // 412 and 47x: a replica that is behind, or a standby that does not serve.
+            412 | 472 | 473 | 500..=599 => Kind::Server,
+            _ if body.is_none() => Kind::NotVault,
+            _ => Kind::Refused,
+        };
+        if kind == Kind::Missing && text.is_empty() && deleted {
+            "the secret's version is deleted or destroyed".clone_into(&mut text);
+        }
+        Self {
+            kind,
+            call: asked.call.to_owned(),
+            address: asked.address.to_owned(),
+            namespace: asked.namespace.map(str::to_owned),
+            status: Some(reply.status),
+            text,
+            retry_after: reply.retry_after,
+        }
+    }
+
+    /// No reply at all, or none that could be read.
+    pub(super) fn of_sending(asked: Asked<'_>, error: &SendError) -> Self {
+        let kind = match error {
+            SendError::Settings(_) => VaultErrorKind::Settings,
+            SendError::TooLarge { .. } => VaultErrorKind::TooLarge,
+            SendError::Unreachable(_) | SendError::TimedOut(_) => VaultErrorKind::Unreachable,
+        };
+        Self::new(kind, asked, error.to_string())
+    }
+
+    pub(super) fn new(kind: VaultErrorKind, asked: Asked<'_>, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            call: asked.call.to_owned(),
+            address: asked.address.to_owned(),
+            namespace: asked.namespace.map(str::to_owned),
+            status: None,
+            text: text.into(),
+            retry_after: None,
+        }
+    }
+
+    /// What kind of failure it is.
+    #[must_use]
+    pub const fn kind(&self) -> VaultErrorKind {
+        self.kind
+    }
+
+    /// Whether the same call may succeed later without anyone changing anything.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self.kind,
+            VaultErrorKind::Sealed
+                | VaultErrorKind::Unreachable
+                | VaultErrorKind::Throttled
+                | VaultErrorKind::Server
+        )
+    }
+
+    /// Whether it says that our token is dead: exactly `permission denied` or `invalid token`. The
+    /// wrapped form (`1 error occurred: …`) is a missing policy of a living one
+    /// (OpenBao `vault/request_handling.go`).
+    #[must_use]
+    pub fn is_dead_token(&self) -> bool {
+        self.kind == VaultErrorKind::Denied
+            && matches!(self.text.as_str(), "permission denied" | "invalid token")
+    }
+
+    /// The HTTP status, where there was a reply.
+    #[must_use]
+    pub const fn status(&self) -> Option<u16> {
+        self.status
+    }
+
+    /// The server's own words, cleaned and cut.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The server's `Retry-After`.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    fn advice(&self) -> &'static str {
+        use VaultErrorKind as Kind;
+        let login = self.call.starts_with("login ");
+        match self.kind {
+            Kind::Denied if login => {
+                "check the auth mount's path (a mistyped one looks like this), the role's bound service accounts, namespaces and audience, and that the server reaches this cluster's API server"
+            }
+            Kind::Denied => "let a policy of the role grant this path",
+            Kind::Refused if login => "check the role's name and what it is bound to",
+            Kind::Refused => "check `secretPath`, `method` and `secretArgs`",
+            Kind::Missing => {
+                "check `secretPath` (KV 2 wants `data/` after the mount) and the namespace"
+            }
+            Kind::Empty => "check `secretPath` and `method`: files need a reply with data",
+            Kind::Unsupported => "check `method`",
+            Kind::Settings => "correct it in the class or in the daemon's flags",
+            Kind::Sealed => "unseal the server; the driver tries again",
+            Kind::Unreachable => {
+                "check the address and the network from this node; the driver tries again"
+            }
+            Kind::Throttled => {
+                "raise the server's rate limit for this node; the driver tries again"
+            }
+            Kind::Server => "see the server's log; the driver tries again",
+            Kind::TooLarge => "ask for less, by `secretKey` or another path",
+            Kind::NotVault => "check that the address is the API of a Vault or OpenBao",
+        }
+    }
+}
+
+impl fmt::Display for VaultError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {}", self.call, self.address)?;
+        if let Some(namespace) = &self.namespace {
+            write!(f, " in namespace {namespace:?}")?;
+        }
+        f.write_str(": ")?;
+        if let Some(status) = self.status {
+            write!(f, "status {status}: ")?;
+        }
+        if !self.text.is_empty() {
+            write!(f, "{}: ", self.text)?;
+        }
+        f.write_str(self.advice())
+    }
+}
+
+impl std::error::Error for VaultError {}
+
+/// One line, no control characters, not long; the server's own list decoration goes.
+fn clean(text: &str) -> String {
+    let line: String = text
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(LONGEST_TEXT)
+        .collect();
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,213 @@
+//! TLS settings from files and inline certificates to a rustls configuration.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::spec::Tls;
+
+/// Why TLS settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file or directory cannot be read.
+    #[error("{field} {path}: {source}")]
+    Read {
+        /// Which setting names it.
+        field: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is no usable certificate or key in it.
+    #[error("{field}: {problem}")]
+    Content {
+        /// Which setting it came by.
+        field: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Only one of certificate and key is given.
+    #[error("vaultTLSClientCertPath and vaultTLSClientKeyPath go together: {0} is missing")]
+    Half(&'static str),
+    /// rustls refuses the combination.
+    #[error("TLS settings: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// The configuration for settings. Files are read now; HTTP/2 is offered by the connector.
+pub fn config(settings: &Tls) -> Result<ClientConfig, TlsError> {
+    let provider = provider();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()?;
+    let builder = if settings.skip_verify {
+        builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+    } else {
+        builder.with_root_certificates(roots(settings)?)
+    };
+    match (&settings.client_certificate, &settings.client_key) {
+        (Some(certificate), Some(key)) => {
+            let chain = certificates("vaultTLSClientCertPath", certificate)?;
+            let key = private_key(key)?;
+            Ok(builder.with_client_auth_cert(chain, key)?)
+        }
+        (None, None) => Ok(builder.with_no_client_auth()),
+        (Some(_), None) => Err(TlsError::Half("the key")),
+        (None, Some(_)) => Err(TlsError::Half("the certificate")),
+    }
+}
+
+/// A configuration for a connector that will speak plain http only.
+pub fn unused() -> Result<ClientConfig, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth())
+}
+
+/// Inline certificates over a file over a directory over the system's: the most particular wins.
+fn roots(settings: &Tls) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    let (field, found) = if let Some(pem) = &settings.ca_pem {
+        ("vaultCACert", parse("vaultCACert", pem.as_bytes())?)
+    } else if let Some(file) = &settings.ca_file {
+        ("vaultCACertPath", certificates("vaultCACertPath", file)?)
+    } else if let Some(directory) = &settings.ca_directory {
+        ("vaultCADirectory", directory_certificates(directory)?)
+    } else {
+        let system = rustls_native_certs::load_native_certs();
+        ("the system's CA certificates", system.certs)
+    };
+    let (added, _) = store.add_parsable_certificates(found);
+    if added == 0 {
+        return Err(TlsError::Content {
+            field,
+            problem: "no usable CA certificate in PEM; name the server's CA by vaultCACertPath or -vault-tls-ca-cert".to_owned(),
+        });
+    }
+    Ok(store)
+}
+
+fn certificates(
+    field: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = fs::read(path).map_err(|source| TlsError::Read {
+        field,
+        path: path.to_owned(),
+        source,
+    })?;
+    parse(field, &bytes)
+}
+
+fn parse(field: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|error| TlsError::Content {
+        field,
+        problem: format!("not PEM: {error}"),
+    })?;
+    if found.is_empty() {
+        return Err(TlsError::Content {
+            field,
+            problem: "no certificate in PEM".to_owned(),
+        });
+    }
+    Ok(found)
+}
+
+/// Every regular file of a directory, links followed: a ConfigMap mounts its files as links through
+/// `..data`, which is a directory itself and is passed over.
+fn directory_certificates(directory: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let field = "vaultCADirectory";
+    let unreadable = |source| TlsError::Read {
+        field,
+        path: directory.to_owned(),
+        source,
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if fs::metadata(&path).map_err(unreadable)?.is_file() {
+            let bytes = fs::read(&path).map_err(unreadable)?;
+            // A file that holds none is no fault: CA directories carry hash links and READMEs.
+            found.extend(CertificateDer::pem_slice_iter(&bytes).flatten());
+        }
+    }
+    Ok(found)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let field = "vaultTLSClientKeyPath";
+    let bytes = fs::read(path).map_err(|source| TlsError::Read {
+        field,
+        path: path.to_owned(),
+        source,
+    })?;
+    let bytes = zeroize::Zeroizing::new(bytes);
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| TlsError::Content {
+        field,
+        problem: "no private key in PEM (PKCS#1, PKCS#8 or SEC1, not encrypted)".to_owned(),
+    })
+}
+
+/// `vaultSkipTLSVerify`: any certificate will do, though the handshake's signatures are still checked.
+#[derive(Debug)]
+struct AcceptAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

@@ -1,0 +1,393 @@
+//! Our own HTTP transport: one connection pool per address and TLS setting, shared by all tokens, with
+//! HTTP/2 where the server offers it.
+//!
+//! It sends a request once. A login or a leased read that may have reached the server is never repeated
+//! here: the repetition would leave a token or a credential that nobody knows.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use http::{Method, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rustls_pki_types::ServerName;
+
+use super::tls;
+use crate::redacted::{Secret, SecretBytes};
+use crate::spec::{Endpoint, Tls};
+
+/// The largest reply that is read.
+pub const LARGEST_REPLY: usize = 4 * 1024 * 1024;
+/// Settings that no Mount has used for this many others are forgotten with their connections.
+const POOLS: usize = 256;
+
+/// RFC 3986: what may stand in a path segment as it is.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
+/// `application/x-www-form-urlencoded`, with %20 for a space.
+const QUERY: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+const X_VAULT_REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
+const X_VAULT_TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
+const X_VAULT_NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
+
+type Pool = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+
+/// One call.
+pub struct Call<'a> {
+    pub method: Method,
+    /// Below `/v1/`, not encoded.
+    pub path: &'a str,
+    pub query: &'a [(String, String)],
+    /// JSON.
+    pub body: Option<Vec<u8>>,
+    pub token: Option<&'a Secret>,
+}
+
+/// What came back.
+pub struct Reply {
+    pub status: u16,
+    pub retry_after: Option<Duration>,
+    pub body: SecretBytes,
+}
+
+/// Why nothing came back.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// The request cannot be made.
+    #[error("{0}")]
+    Settings(String),
+    /// No connection, or it broke.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// No reply in time.
+    #[error("no reply within {0:?}")]
+    TimedOut(Duration),
+    /// The reply is too large.
+    #[error("the reply is larger than {limit} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+}
+
+/// The pools.
+pub struct Transport {
+    connect_timeout: Duration,
+    request_timeout: Duration,
+    pools: Mutex<HashMap<(String, Tls), Arc<Pool>>>,
+}
+
+impl Transport {
+    pub fn new(connect_timeout: Duration, request_timeout: Duration) -> Self {
+        Self {
+            connect_timeout,
+            request_timeout,
+            pools: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Sends once. A redirect (a standby that names its leader) is followed once, never from https to
+    /// http, and the token goes with it.
+    pub async fn send(&self, endpoint: &Endpoint, call: Call<'_>) -> Result<Reply, SendError> {
+        let uri = uri(&endpoint.address, call.path, call.query)?;
+        let pool = self.pool(&endpoint.address, &endpoint.tls)?;
+        let exchange = async {
+            let request = request(endpoint, &call, &uri)?;
+            let response = once(&pool, request).await?;
+            if response.status() != StatusCode::TEMPORARY_REDIRECT {
+                return read(response).await;
+            }
+            let target = redirected(&uri, &response)?;
+            // Another host, perhaps, so another pool: its name is checked by the same CA.
+            let leader = address_of(&target);
+            let pool = self.pool(&leader, &endpoint.tls)?;
+            read(once(&pool, request_to(endpoint, &call, &target)?).await?).await
+        };
+        tokio::time::timeout(self.request_timeout, exchange)
+            .await
+            .unwrap_or(Err(SendError::TimedOut(self.request_timeout)))
+    }
+
+    fn pool(&self, address: &str, settings: &Tls) -> Result<Arc<Pool>, SendError> {
+        let key = (address.to_owned(), settings.clone());
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(&key) {
+            return Ok(Arc::clone(pool));
+        }
+        let pool = Arc::new(self.connect(address, settings)?);
+        if pools.len() >= POOLS {
+            // Tenants choose addresses: their number is bounded, and a pool is cheap to make again.
+            pools.clear();
+        }
+        pools.insert(key, Arc::clone(&pool));
+        Ok(pool)
+    }
+
+    fn connect(&self, address: &str, settings: &Tls) -> Result<Pool, SendError> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_connect_timeout(Some(self.connect_timeout));
+        http.set_nodelay(true);
+        // Plain http uses no certificate: none is read, and a missing file is no fault.
+        let config = if address.starts_with("https:") {
+            tls::config(settings).map_err(|error| SendError::Settings(error.to_string()))?
+        } else {
+            tls::unused().map_err(|error| SendError::Settings(error.to_string()))?
+        };
+        let builder = HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_or_http();
+        let connector = match &settings.server_name {
+            Some(name) => {
+                let name = ServerName::try_from(name.clone()).map_err(|_| {
+                    SendError::Settings(format!(
+                        "vaultTLSServerName {name:?} is no DNS name or IP address"
+                    ))
+                })?;
+                builder
+                    .with_server_name_resolver(FixedServerNameResolver::new(name))
+                    .enable_all_versions()
+                    .wrap_connector(http)
+            }
+            None => builder.enable_all_versions().wrap_connector(http),
+        };
+        Ok(Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(60))
+            // Repeats only what was not written yet: a pooled connection that the server closed.
+            .retry_canceled_requests(true)
+            .build(connector))
+    }
+}
+
+async fn once(
+    pool: &Pool,
+    request: http::Request<Full<Bytes>>,
+) -> Result<http::Response<hyper::body::Incoming>, SendError> {
+    pool.request(request)
+        .await
+        .map_err(|error| SendError::Unreachable(causes(&error)))
+}
+
+/// An error with its causes: hyper's own text says little more than `client error`.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+async fn read(response: http::Response<hyper::body::Incoming>) -> Result<Reply, SendError> {
+    let status = response.status().as_u16();
+    let retry_after = response
+        .headers()
+        .get(RETRY_AFTER)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|seconds| seconds.trim().parse().ok())
+        .map(Duration::from_secs);
+    let body = Limited::new(response.into_body(), LARGEST_REPLY)
+        .collect()
+        .await;
+    let body = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            SendError::TooLarge {
+                limit: LARGEST_REPLY,
+            }
+        } else {
+            SendError::Unreachable(causes(error.as_ref()))
+        }
+    })?;
+    Ok(Reply {
+        status,
+        retry_after,
+        body: SecretBytes::from(Vec::from(body.to_bytes())),
+    })
+}
+
+fn request(
+    endpoint: &Endpoint,
+    call: &Call<'_>,
+    uri: &Uri,
+) -> Result<http::Request<Full<Bytes>>, SendError> {
+    request_to(endpoint, call, uri)
+}
+
+fn request_to(
+    endpoint: &Endpoint,
+    call: &Call<'_>,
+    uri: &Uri,
+) -> Result<http::Request<Full<Bytes>>, SendError> {
+    let mut request = http::Request::builder()
+        .method(call.method.clone())
+        .uri(uri.clone())
+        // Agent listeners refuse requests without it.
+        .header(X_VAULT_REQUEST, HeaderValue::from_static("true"));
+    if let Some(namespace) = &endpoint.namespace {
+        let value = HeaderValue::from_str(namespace).map_err(|_| {
+            SendError::Settings("vaultNamespace has characters that no header may carry".to_owned())
+        })?;
+        request = request.header(X_VAULT_NAMESPACE, value);
+    }
+    if let Some(token) = call.token {
+        let mut value = HeaderValue::from_str(token.expose()).map_err(|_| {
+            SendError::Settings("the token has characters that no header may carry".to_owned())
+        })?;
+        // Keeps it out of HTTP/2's compression tables and of debug output.
+        value.set_sensitive(true);
+        request = request.header(X_VAULT_TOKEN, value);
+    }
+    if call.body.is_some() {
+        request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    let body = Full::new(Bytes::from(call.body.clone().unwrap_or_default()));
+    request
+        .body(body)
+        .map_err(|error| SendError::Settings(error.to_string()))
+}
+
+/// `<address>/v1/<path>?<query>`, each part encoded once.
+pub fn uri(address: &str, path: &str, query: &[(String, String)]) -> Result<Uri, SendError> {
+    let mut text = format!("{}/v1", address.trim_end_matches('/'));
+    for segment in path.split('/') {
+        text.push('/');
+        text.extend(utf8_percent_encode(segment, SEGMENT));
+    }
+    for (index, (name, value)) in query.iter().enumerate() {
+        text.push(if index == 0 { '?' } else { '&' });
+        text.extend(utf8_percent_encode(name, QUERY));
+        text.push('=');
+        text.extend(utf8_percent_encode(value, QUERY));
+    }
+    let uri: Uri = text.parse().map_err(|error| {
+        SendError::Settings(format!("the address {address:?} is no URL: {error}"))
+    })?;
+    if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() {
+        Ok(uri)
+    } else {
+        Err(SendError::Settings(format!(
+            "the address {address:?} needs http:// or https:// and a host"
+        )))
+    }
+}
+
+fn redirected(
+    from: &Uri,
+    response: &http::Response<hyper::body::Incoming>,
+) -> Result<Uri, SendError> {
+    let unusable = |why: &str| {
+        SendError::Unreachable(format!(
+            "the server redirects, but {why}; it is not followed"
+        ))
+    };
+    let target = response
+        .headers()
+        .get(LOCATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<Uri>().ok())
+        .ok_or_else(|| unusable("names no place"))?;
+    match (from.scheme_str(), target.scheme_str()) {
+        (Some("https"), Some("https")) | (Some("http"), Some("http" | "https")) => Ok(target),
+        (_, None) => Err(unusable("not to a whole address")),
+        _ => Err(unusable("from https to plain http")),
+    }
+}
+
+fn address_of(uri: &Uri) -> String {
+    let authority = uri.authority().map(ToString::to_string);
+    format!(
+        "{}://{}",
+        uri.scheme_str().unwrap_or_default(),
+        authority.unwrap_or_default()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn uris_are_encoded_once() {
+        let uri = uri(
+            "https://vault:8200/pre/",
+            "kv/a b/ü%2f?x",
+            &[pair("version", "1"), pair("a&b", "c=d e")],
+        );
+        assert_eq!(
+            uri.unwrap().to_string(),
+            "https://vault:8200/pre/v1/kv/a%20b/%C3%BC%252f%3Fx?version=1&a%26b=c%3Dd%20e"
+        );
+    }
+
+    #[test]
+    fn an_address_without_scheme_is_an_error() {
+        for address in [
+            "10.0.0.1:8200",
+            "vault",
+            "",
+            "ftp://vault",
+            "https://",
+            "http://a b",
+        ] {
+            assert!(uri(address, "x", &[]).is_err(), "{address}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_newline_in_a_header_is_an_error() {
+        let endpoint = Endpoint {
+            address: "http://127.0.0.1:9".to_owned(),
+            namespace: Some("a\nb".to_owned()),
+            tls: Tls::default(),
+        };
+        let call = Call {
+            method: Method::GET,
+            path: "x",
+            query: &[],
+            body: None,
+            token: None,
+        };
+        let second = Duration::from_secs(1);
+        let sent = Transport::new(second, second).send(&endpoint, call).await;
+        assert!(matches!(sent, Err(SendError::Settings(_))));
+    }
+}
