@@ -1,0 +1,186 @@
+//! Requests as the core sees them, and its answers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::text;
+
+/// A request, taken apart.
+#[derive(Clone, Default)]
+pub struct Request {
+    pub method: String,
+    /// Below `/v1/`, decoded.
+    pub path: String,
+    pub query: BTreeMap<String, String>,
+    pub body: Map<String, Value>,
+    pub token: String,
+    pub namespace: String,
+    pub wrap_ttl: Option<Duration>,
+    pub content_type: Option<String>,
+}
+
+impl Request {
+    pub fn text(&self, name: &str) -> &str {
+        self.body.get(name).and_then(Value::as_str).unwrap_or("")
+    }
+
+    pub fn duration(&self, name: &str) -> Option<Duration> {
+        self.body.get(name).and_then(text::duration)
+    }
+
+    pub fn flag(&self, name: &str) -> Option<bool> {
+        match self.body.get(name)? {
+            Value::Bool(value) => Some(*value),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    pub fn number(&self, name: &str) -> Option<u64> {
+        match self.body.get(name)? {
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) => text.parse().ok(),
+            _ => None,
+        }
+    }
+
+    /// A list, or a text with commas.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        match self.body.get(name) {
+            Some(Value::Array(items)) => items
+                .iter()
+                .filter_map(|item| item.as_str().map(str::to_owned))
+                .collect(),
+            Some(Value::String(text)) => text
+                .split(',')
+                .map(|part| part.trim().to_owned())
+                .filter(|part| !part.is_empty())
+                .collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether it lists: by method, or by `?list=true`.
+    pub fn lists(&self) -> bool {
+        self.method == "LIST"
+            || (self.method == "GET" && self.query.get("list").is_some_and(|list| list == "true"))
+    }
+
+    pub fn reads(&self) -> bool {
+        self.method == "GET" && !self.lists()
+    }
+
+    /// PUT equals POST.
+    pub fn writes(&self) -> bool {
+        matches!(self.method.as_str(), "POST" | "PUT")
+    }
+
+    pub fn deletes(&self) -> bool {
+        self.method == "DELETE"
+    }
+}
+
+/// An answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Option<Value>,
+}
+
+impl Answer {
+    pub fn empty(status: u16) -> Self {
+        Self {
+            status,
+            headers: Vec::new(),
+            body: None,
+        }
+    }
+
+    pub fn no_content() -> Self {
+        Self::empty(204)
+    }
+
+    pub fn raw(status: u16, body: Value) -> Self {
+        Self {
+            body: Some(body),
+            ..Self::empty(status)
+        }
+    }
+
+    /// `{"errors": […]}` with the text as it is.
+    pub fn error(status: u16, text: impl Into<String>) -> Self {
+        Self::raw(status, json!({ "errors": [text.into()] }))
+    }
+
+    /// A bare error on an authenticated route comes wrapped.
+    pub fn wrapped_error(status: u16, text: &str) -> Self {
+        Self::error(status, format!("1 error occurred:\n\t* {text}\n\n"))
+    }
+
+    pub fn denied() -> Self {
+        Self::error(403, "permission denied")
+    }
+
+    pub fn not_found() -> Self {
+        Self::raw(404, json!({ "errors": [] }))
+    }
+
+    pub fn unsupported() -> Self {
+        Self::wrapped_error(405, "unsupported operation")
+    }
+
+    /// The success envelope, with all of its fields (OpenBao `sdk/logical/translate_response.go`).
+    pub fn envelope() -> Map<String, Value> {
+        let Value::Object(envelope) = json!({
+            "request_id": text::uuid(),
+            "lease_id": "",
+            "renewable": false,
+            "lease_duration": 0,
+            "data": null,
+            "wrap_info": null,
+            "warnings": null,
+            "auth": null,
+        }) else {
+            return Map::new();
+        };
+        envelope
+    }
+
+    pub fn data(data: Value) -> Self {
+        Self::with(&[("data", data)])
+    }
+
+    /// An envelope with some fields set.
+    pub fn with(fields: &[(&str, Value)]) -> Self {
+        let mut envelope = Self::envelope();
+        for (name, value) in fields {
+            envelope.insert((*name).to_owned(), value.clone());
+        }
+        Self::raw(200, Value::Object(envelope))
+    }
+
+    pub fn set(mut self, name: &str, value: Value) -> Self {
+        if let Some(Value::Object(envelope)) = &mut self.body {
+            envelope.insert(name.to_owned(), value);
+        }
+        self
+    }
+
+    pub fn warn(self, warnings: Vec<String>) -> Self {
+        if warnings.is_empty() {
+            self
+        } else {
+            self.set("warnings", json!(warnings))
+        }
+    }
+}
+
+impl Answer {
+    pub fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
+    }
+}

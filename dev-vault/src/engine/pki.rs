@@ -1,0 +1,186 @@
+//! The PKI engine: a root and leaves, all on P-256.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SerialNumber,
+};
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+use super::{Given, ToLease};
+use crate::answer::{Answer, Request};
+use crate::leases::Purpose;
+
+/// Certificates are dated back, for clocks that are behind.
+const BACKDATED: Duration = Duration::from_secs(30);
+
+#[derive(Default)]
+pub struct Pki {
+    root: Option<Root>,
+    roles: BTreeMap<String, Map<String, Value>>,
+}
+
+struct Root {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Pki {
+    pub fn handle(
+        &mut self,
+        request: &Request,
+        path: &str,
+        usual: Duration,
+        now: Duration,
+    ) -> Given {
+        if !request.writes() {
+            return match (path, &self.root) {
+                ("cert/ca", Some(root)) if request.reads() => {
+                    Answer::data(json!({ "certificate": root.pem })).into()
+                }
+                _ => Answer::unsupported().into(),
+            };
+        }
+        if path == "root/generate/internal" {
+            return match generate_root(request, now) {
+                Ok(root) => {
+                    let data = json!({ "certificate": root.pem, "issuing_ca": root.pem });
+                    self.root = Some(root);
+                    Answer::data(data).into()
+                }
+                Err(error) => Answer::wrapped_error(500, &error.to_string()).into(),
+            };
+        }
+        if let Some(name) = path.strip_prefix("roles/") {
+            self.roles.insert(name.to_owned(), request.body.clone());
+            return Answer::data(Value::Object(request.body.clone())).into();
+        }
+        match path.strip_prefix("issue/") {
+            Some(name) => self.issue(request, name, usual, now),
+            None => Answer::unsupported().into(),
+        }
+    }
+
+    fn issue(&self, request: &Request, name: &str, usual: Duration, now: Duration) -> Given {
+        let Some(role) = self.roles.get(name) else {
+            return Answer::error(400, format!("unknown role: {name}")).into();
+        };
+        let role = Request {
+            body: role.clone(),
+            ..Request::default()
+        };
+        let common_name = request.text("common_name");
+        if !allowed(&role, common_name) {
+            let text = format!("common name {common_name} not allowed by this role");
+            return Answer::error(400, text).into();
+        }
+        let Some(root) = &self.root else {
+            return Answer::wrapped_error(500, "no default issuer currently configured").into();
+        };
+        let own = role.duration("ttl").filter(|ttl| !ttl.is_zero());
+        let ttl = request.duration("ttl").or(own).unwrap_or(usual);
+        let most = role.duration("max_ttl").filter(|max| !max.is_zero());
+        let ttl = most.map_or(ttl, |max| ttl.min(max));
+        match leaf(root, request, common_name, ttl, now) {
+            Ok(data) if role.flag("generate_lease").unwrap_or_default() => {
+                Given::Leased(Box::new(ToLease {
+                    ttl: Duration::from_secs((now + ttl).as_secs()).saturating_sub(now),
+                    max_ttl: None,
+                    renewable: false,
+                    purpose: Purpose::Certificate,
+                    data,
+                }))
+            }
+            Ok(data) => Answer::data(data).into(),
+            Err(error) => Answer::wrapped_error(500, &error.to_string()).into(),
+        }
+    }
+}
+
+fn allowed(role: &Request, name: &str) -> bool {
+    if role.flag("allow_any_name").unwrap_or_default() {
+        return true;
+    }
+    let subdomains = role.flag("allow_subdomains").unwrap_or_default();
+    let bare = role.flag("allow_bare_domains").unwrap_or_default();
+    role.list("allowed_domains").iter().any(|domain| {
+        (bare && name == domain)
+            || (subdomains
+                && name
+                    .strip_suffix(domain.as_str())
+                    .is_some_and(|rest| rest.ends_with('.')))
+    })
+}
+
+fn date(since: Duration) -> OffsetDateTime {
+    let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
+    OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+}
+
+fn params(name: &str, ttl: Duration, now: Duration) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = date(now.saturating_sub(BACKDATED));
+    params.not_after = date(now + ttl);
+    params
+}
+
+fn generate_root(request: &Request, now: Duration) -> Result<Root, rcgen::Error> {
+    let ttl = request.duration("ttl").unwrap_or(crate::core::SYSTEM_TTL);
+    let key = KeyPair::generate()?;
+    let mut params = params(request.text("common_name"), ttl, now);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let certificate = params.self_signed(&key)?;
+    let pem = certificate.pem().trim_end().to_owned();
+    Ok(Root {
+        issuer: Issuer::new(params, key),
+        pem,
+    })
+}
+
+fn leaf(
+    root: &Root,
+    request: &Request,
+    name: &str,
+    ttl: Duration,
+    now: Duration,
+) -> Result<Value, rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let mut params = params(name, ttl, now);
+    let mut names = request.list("alt_names");
+    names.insert(0, name.to_owned());
+    for name in names {
+        params
+            .subject_alt_names
+            .push(rcgen::SanType::DnsName(name.try_into()?));
+    }
+    for address in request.list("ip_sans") {
+        if let Ok(address) = address.parse() {
+            params
+                .subject_alt_names
+                .push(rcgen::SanType::IpAddress(address));
+        }
+    }
+    // The first bit clear: a serial number is positive.
+    let mut serial = rand::random::<[u8; 20]>();
+    if let Some(first) = serial.first_mut() {
+        *first = (*first & 0x3f) | 0x20;
+    }
+    params.serial_number = Some(SerialNumber::from_slice(&serial));
+    let certificate = params.signed_by(&key, &root.issuer)?;
+    let serial: Vec<String> = serial.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(json!({
+        "certificate": certificate.pem().trim_end(),
+        "issuing_ca": root.pem,
+        "ca_chain": [root.pem],
+        "private_key": key.serialize_pem().trim_end(),
+        "private_key_type": "ec",
+        "serial_number": serial.join(":"),
+        "expiration": (now + ttl).as_secs(),
+        "not_before": now.saturating_sub(BACKDATED).as_secs(),
+    }))
+}
