@@ -107,7 +107,7 @@ struct Flags {
     #[arg(long, value_parser = flavour)]
     provider: Option<Flavour>,
     /// Log at debug level (use -log-level=debug)
-    #[arg(long, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
+    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
     debug: bool,
     /// Log level: off, error, warn, info, debug, trace
     #[arg(long, default_value = "info")]
@@ -116,7 +116,7 @@ struct Flags {
     #[arg(long, value_enum, default_value = "json")]
     log_format: LogFormat,
     /// Print the version and end
-    #[arg(long, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
+    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
     version: bool,
     /// Format of the version: json, json-pretty, yaml
     #[arg(long, default_value = "json")]
@@ -155,13 +155,13 @@ struct Flags {
     #[arg(long, alias = "openbao-tls-client-key")]
     vault_tls_client_key: Option<PathBuf>,
     /// Accept any certificate
-    #[arg(long, alias = "openbao-tls-skip-verify", value_parser = arguments::boolean, hide_possible_values = true)]
+    #[arg(long, alias = "openbao-tls-skip-verify", action = clap::ArgAction::Set, value_parser = arguments::boolean, hide_possible_values = true)]
     vault_tls_skip_verify: Option<bool>,
     /// Directory of the journal, on tmpfs [default: /run/leasehold/<provider>]
     #[arg(long)]
     state_dir: Option<PathBuf>,
     /// Let the journal lie on a disk (tokens are then written to it)
-    #[arg(long, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
+    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
     allow_disk_state_dir: bool,
     /// Largest size of the journal, in MiB
     #[arg(long, default_value_t = 64)]

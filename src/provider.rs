@@ -136,7 +136,7 @@ impl CsiDriverProvider for Provider {
         let started = Instant::now();
         let result = self.mounted(request.get_ref()).await;
         let code = result.as_ref().err().map_or(tonic::Code::Ok, Status::code);
-        self.metrics.mount(code, started.elapsed());
+        self.metrics.mount(&format!("{code:?}"), started.elapsed());
         debug!(code = ?code, seconds = started.elapsed().as_secs_f64(), "Mount answered");
         result.map(Response::new)
     }

@@ -14,6 +14,9 @@ use crate::grant::timing::{Life, Nature};
 use crate::grant::{Grant, Keep, Session, TokenKind};
 use crate::spec::{MountSpec, Pod, VolumeId};
 
+/// A time that has come in any case.
+const AT_ONCE: Moment = Moment::from_boot(Duration::ZERO);
+
 /// How far a volume has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -82,6 +85,12 @@ impl Care {
 
     fn ended(&self, now: Moment) -> bool {
         self.life.term.end().is_some_and(|end| end <= now)
+    }
+
+    /// Its renewals are over: the next attempt is its revocation, now.
+    const fn at_once(&mut self) {
+        self.attempt_at = Some(AT_ONCE);
+        self.failures = 0;
     }
 
     /// Whether its end is one: the others are only read again after their term.
@@ -208,7 +217,7 @@ impl Volume {
         self.seen |= seen;
         self.missing_since = None;
         self.forsaken_at = None;
-        for duty in self.duties() {
+        for (duty, _) in self.duties() {
             if let Duty::Draining {
                 answered: true,
                 confirmed,
@@ -326,7 +335,7 @@ impl Volume {
 
     /// The answer that made everything drain was given to a driver that was there.
     pub fn answered(&mut self) {
-        for duty in self.duties() {
+        for (duty, _) in self.duties() {
             if let Duty::Draining { answered, .. } = duty {
                 *answered = true;
             }
@@ -336,14 +345,10 @@ impl Volume {
     /// Moves on what has drained for long enough and is confirmed.
     pub fn retire(&mut self, drain: Duration, now: Moment) {
         let over = |duty: &Duty| matches!(duty, Duty::Draining { since, confirmed: true, .. } if since.plus(drain) <= now);
-        for held in self.sessions.values_mut() {
-            if over(&held.duty) {
-                held.duty = Duty::Releasing;
-            }
-        }
-        for held in self.grants.values_mut() {
-            if over(&held.duty) {
-                held.duty = Duty::Releasing;
+        for (duty, care) in self.duties() {
+            if over(duty) {
+                *duty = Duty::Releasing;
+                care.at_once();
             }
         }
         self.settle_releases(now);
@@ -354,8 +359,11 @@ impl Volume {
         self.stage = Stage::Leaving;
         self.missing_since = None;
         self.forsaken_at = None;
-        for duty in self.duties() {
-            *duty = Duty::Releasing;
+        for (duty, care) in self.duties() {
+            if *duty != Duty::Releasing {
+                *duty = Duty::Releasing;
+                care.at_once();
+            }
         }
         self.settle_releases(now);
     }
@@ -444,7 +452,6 @@ impl Volume {
         volume: VolumeKey,
         poll: Duration,
         drain: Duration,
-        now: Moment,
     ) -> Vec<(Task, Moment)> {
         let mut tasks = Vec::new();
         for (key, held) in &self.sessions {
@@ -459,7 +466,7 @@ impl Volume {
                 ),
                 Duty::Releasing if held.session.kind == TokenKind::Service => tasks.push((
                     Task::RevokeSession(volume, *key),
-                    held.care.attempt_at.unwrap_or(now),
+                    held.care.attempt_at.unwrap_or(AT_ONCE),
                 )),
                 Duty::Releasing => {}
             }
@@ -476,7 +483,7 @@ impl Volume {
                 ),
                 Duty::Releasing => tasks.push((
                     Task::RevokeLease(volume, *key),
-                    held.care.attempt_at.unwrap_or(now),
+                    held.care.attempt_at.unwrap_or(AT_ONCE),
                 )),
             }
         }
@@ -507,8 +514,10 @@ impl Volume {
         tasks
     }
 
-    fn duties(&mut self) -> impl Iterator<Item = &mut Duty> {
-        let sessions = self.sessions.values_mut().map(|held| &mut held.duty);
-        sessions.chain(self.grants.values_mut().map(|held| &mut held.duty))
+    fn duties(&mut self) -> impl Iterator<Item = (&mut Duty, &mut Care)> {
+        let sessions = self.sessions.values_mut();
+        let sessions = sessions.map(|held| (&mut held.duty, &mut held.care));
+        let grants = self.grants.values_mut();
+        sessions.chain(grants.map(|held| (&mut held.duty, &mut held.care)))
     }
 }

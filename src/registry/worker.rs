@@ -393,7 +393,7 @@ impl Worker {
     fn tasks(&self, key: VolumeKey) -> Vec<(Task, Moment)> {
         self.volumes.get(&key).map_or_else(Vec::new, |volume| {
             let poll = volume.polls.interval(self.settings.poll);
-            volume.agenda(key, poll, self.settings.drain, self.clock.now())
+            volume.agenda(key, poll, self.settings.drain)
         })
     }
 
