@@ -41,7 +41,10 @@ pub enum VaultErrorKind {
 
 /// A failed call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VaultError {
+pub struct VaultError(Box<Details>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Details {
     kind: VaultErrorKind,
     /// Operation and path: `GET secret/data/app`; never the query or the arguments.
     call: String,
@@ -102,7 +105,7 @@ impl VaultError {
         if kind == Kind::Missing && text.is_empty() && deleted {
             "the secret's version is deleted or destroyed".clone_into(&mut text);
         }
-        Self {
+        Self(Box::new(Details {
             kind,
             call: asked.call.to_owned(),
             address: asked.address.to_owned(),
@@ -110,7 +113,7 @@ impl VaultError {
             status: Some(reply.status),
             text,
             retry_after: reply.retry_after,
-        }
+        }))
     }
 
     /// No reply at all, or none that could be read.
@@ -124,7 +127,7 @@ impl VaultError {
     }
 
     pub(super) fn new(kind: VaultErrorKind, asked: Asked<'_>, text: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Details {
             kind,
             call: asked.call.to_owned(),
             address: asked.address.to_owned(),
@@ -132,20 +135,20 @@ impl VaultError {
             status: None,
             text: text.into(),
             retry_after: None,
-        }
+        }))
     }
 
     /// What kind of failure it is.
     #[must_use]
-    pub const fn kind(&self) -> VaultErrorKind {
-        self.kind
+    pub fn kind(&self) -> VaultErrorKind {
+        self.0.kind
     }
 
     /// Whether the same call may succeed later without anyone changing anything.
     #[must_use]
-    pub const fn is_transient(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(
-            self.kind,
+            self.0.kind,
             VaultErrorKind::Sealed
                 | VaultErrorKind::Unreachable
                 | VaultErrorKind::Throttled
@@ -158,32 +161,32 @@ impl VaultError {
     /// (OpenBao `vault/request_handling.go`).
     #[must_use]
     pub fn is_dead_token(&self) -> bool {
-        self.kind == VaultErrorKind::Denied
-            && matches!(self.text.as_str(), "permission denied" | "invalid token")
+        self.0.kind == VaultErrorKind::Denied
+            && matches!(self.0.text.as_str(), "permission denied" | "invalid token")
     }
 
     /// The HTTP status, where there was a reply.
     #[must_use]
-    pub const fn status(&self) -> Option<u16> {
-        self.status
+    pub fn status(&self) -> Option<u16> {
+        self.0.status
     }
 
     /// The server's own words, cleaned and cut.
     #[must_use]
     pub fn text(&self) -> &str {
-        &self.text
+        &self.0.text
     }
 
     /// The server's `Retry-After`.
     #[must_use]
-    pub const fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     fn advice(&self) -> &'static str {
         use VaultErrorKind as Kind;
-        let login = self.call.starts_with("login ");
-        match self.kind {
+        let login = self.0.call.starts_with("login ");
+        match self.0.kind {
             Kind::Denied if login => {
                 "check the auth mount's path (a mistyped one looks like this), the role's bound service accounts, namespaces and audience, and that the server reaches this cluster's API server"
             }
@@ -212,16 +215,16 @@ impl VaultError {
 
 impl fmt::Display for VaultError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {}", self.call, self.address)?;
-        if let Some(namespace) = &self.namespace {
+        write!(f, "{} at {}", self.0.call, self.0.address)?;
+        if let Some(namespace) = &self.0.namespace {
             write!(f, " in namespace {namespace:?}")?;
         }
         f.write_str(": ")?;
-        if let Some(status) = self.status {
+        if let Some(status) = self.0.status {
             write!(f, "status {status}: ")?;
         }
-        if !self.text.is_empty() {
-            write!(f, "{}: ", self.text)?;
+        if !self.0.text.is_empty() {
+            write!(f, "{}: ", self.0.text)?;
         }
         f.write_str(self.advice())
     }

@@ -1,0 +1,190 @@
+//! The real binary as a process: started, asked, killed, started again on the same directories.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The directories of a node, and the flags that point at them.
+pub struct Node {
+    directory: TempDir,
+    pub flags: Vec<String>,
+    starts: std::cell::Cell<u32>,
+}
+
+impl Node {
+    /// A node of its own, with waiting times that suit a test. The last of several equal flags wins.
+    pub fn new(vault: &str, more: &[&str]) -> Self {
+        let directory = tempfile::Builder::new()
+            .prefix("lh")
+            .tempdir()
+            .expect("a directory");
+        fs::create_dir(directory.path().join("pods")).expect("kubelet's directory");
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let mut flags = vec![
+            format!("-endpoint={}", at("vault.sock")),
+            format!("-vault-addr={vault}"),
+            format!("-kubelet-pods-dir={}", at("pods")),
+            format!("-state-dir={}", at("state")),
+            "-allow-disk-state-dir".to_owned(),
+            "-health-addr=127.0.0.1:0".to_owned(),
+            "-log-level=debug".to_owned(),
+            "-path-check-interval=200ms".to_owned(),
+            "-path-confirm=200ms".to_owned(),
+            "-drain-after=300ms".to_owned(),
+            "-park=2s".to_owned(),
+            "-poll-interval=1s".to_owned(),
+        ];
+        flags.extend(more.iter().map(|&flag| flag.to_owned()));
+        Self {
+            directory,
+            flags,
+            starts: std::cell::Cell::new(0),
+        }
+    }
+
+    pub fn pods(&self) -> PathBuf {
+        self.directory.path().join("pods")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("vault.sock")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
+    /// How many volumes the journal holds.
+    pub fn journalled(&self) -> usize {
+        let Ok(entries) = fs::read_dir(self.state()) else {
+            return 0;
+        };
+        entries
+            .flatten()
+            .filter(|entry| entry.path().extension().is_some_and(|end| end == "json"))
+            .count()
+    }
+
+    /// Starts the daemon and waits until it is ready.
+    pub async fn start(&self) -> Daemon {
+        let mut daemon = self.spawn();
+        let deadline = Instant::now() + PATIENCE;
+        while !daemon.ready().await {
+            let ended = daemon.child.try_wait().expect("the daemon can be asked");
+            assert!(ended.is_none(), "the daemon ended: {}", daemon.log());
+            assert!(Instant::now() < deadline, "not ready: {}", daemon.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        daemon
+    }
+
+    /// Starts the daemon.
+    pub fn spawn(&self) -> Daemon {
+        let start = self.starts.replace(self.starts.get() + 1);
+        let log = self.directory.path().join(format!("log-{start}"));
+        let port = free_port();
+        let mut flags = self.flags.clone();
+        flags.push(format!("-health-addr=127.0.0.1:{port}"));
+        let child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+            .args(flags)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).expect("a log"))
+            .spawn()
+            .expect("the daemon starts");
+        Daemon { child, log, port }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A running daemon; killed when dropped.
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+    port: u16,
+}
+
+impl Daemon {
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("the daemon can be killed");
+        self.child.wait().expect("the daemon can be awaited");
+    }
+
+    /// SIGTERM, and its end.
+    pub async fn terminate(mut self) -> ExitStatus {
+        let pid = i32::try_from(self.child.id()).expect("a pid");
+        let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
+        self.ended().await
+    }
+
+    /// Its end, which it must come to by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the daemon can be asked") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the daemon does not end: {}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub async fn ready(&self) -> bool {
+        self.get("/health/ready")
+            .await
+            .is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    /// What the health server answers.
+    pub async fn get(&self, path: &str) -> io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // Fails where it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Whether any file below a directory holds this text.
+pub fn holds(directory: &Path, text: &str) -> bool {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return false;
+    };
+    entries.flatten().any(|entry| {
+        fs::read(entry.path()).is_ok_and(|bytes| {
+            bytes.windows(text.len()).any(|part| part == text.as_bytes())
+        })
+    })
+}
