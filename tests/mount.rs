@@ -1,6 +1,11 @@
 //! Mounts over a real socket: bytes, modes, versions, and what a second one asks for again.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod support;
 
@@ -42,10 +47,17 @@ async fn files_have_their_bytes_modes_and_versions() {
     assert_eq!(whole["lease_duration"], 2_764_800);
     assert_eq!(answer.versions.len(), 4);
     let distinct: std::collections::BTreeSet<&String> = answer.versions.values().collect();
-    assert_eq!(distinct.len(), 4, "versions do not show which contents are equal");
+    assert_eq!(
+        distinct.len(),
+        4,
+        "versions do not show which contents are equal"
+    );
     assert!(answer.versions.values().all(|version| version.len() == 44));
     let (protocol, _, version) = world.driver.version().await.unwrap();
-    assert_eq!((protocol.as_str(), version.as_str()), ("v1alpha1", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        (protocol.as_str(), version.as_str()),
+        ("v1alpha1", env!("CARGO_PKG_VERSION"))
+    );
 }
 
 #[tokio::test]
@@ -62,10 +74,17 @@ async fn a_poll_with_nothing_due_asks_for_static_secrets_alone() {
         let again = world.mount(&volume, &class).await;
         assert_eq!(again.versions, first.versions);
     }
-    assert_eq!(files, ["username", "password", "tls.crt"].map(|file| volume.text(file)));
+    assert_eq!(
+        files,
+        ["username", "password", "tls.crt"].map(|file| volume.text(file))
+    );
     let calls = world.vault.calls();
     assert_eq!(calls.len(), 3, "{calls:?}");
-    assert!(calls.iter().all(|call| call.method == "GET" && call.path == "secret/data/app"));
+    assert!(
+        calls
+            .iter()
+            .all(|call| call.method == "GET" && call.path == "secret/data/app")
+    );
 }
 
 #[tokio::test]
@@ -122,9 +141,15 @@ async fn tokens_may_come_with_the_secrets() {
 async fn the_jwt_method_and_a_nested_mount_serve_as_well() {
     let world = World::new().await;
     let mount = "teams/a/jwt";
-    world.admin.write(&format!("sys/auth/{mount}"), json!({ "type": "jwt" })).await;
+    world
+        .admin
+        .write(&format!("sys/auth/{mount}"), json!({ "type": "jwt" }))
+        .await;
     let keys = json!({ "jwt_validation_pubkeys": [world.accounts.public_key_pem()] });
-    world.admin.write(&format!("auth/{mount}/config"), keys).await;
+    world
+        .admin
+        .write(&format!("auth/{mount}/config"), keys)
+        .await;
     let role = json!({
         "role_type": "jwt",
         "user_claim": "sub",
@@ -133,33 +158,49 @@ async fn the_jwt_method_and_a_nested_mount_serve_as_well() {
         "token_policies": ["app"],
         "token_ttl": "1h",
     });
-    world.admin.write(&format!("auth/{mount}/role/app"), role).await;
+    world
+        .admin
+        .write(&format!("auth/{mount}/role/app"), role)
+        .await;
     let mut class = class(KV);
     class["vaultAuthMountPath"] = json!(format!("/{mount}/"));
     let volume = world.volume("web");
     world.mount(&volume, &class).await;
     assert_eq!(volume.text("api-key"), "k3y");
-    assert_eq!(world.vault.live_tokens()[0].path, format!("auth/{mount}/login"));
+    assert_eq!(
+        world.vault.live_tokens()[0].path,
+        format!("auth/{mount}/login")
+    );
 }
 
 #[tokio::test]
 async fn sixty_four_pods_mount_at_once() {
     let world = World::new().await;
     let class = class(&format!("{DATABASE}{KV}"));
-    let volumes: Vec<Volume> = (0..64).map(|index| world.volume(&format!("web-{index}"))).collect();
+    let volumes: Vec<Volume> = (0..64)
+        .map(|index| world.volume(&format!("web-{index}")))
+        .collect();
     let mounts = volumes.iter().map(|volume| world.mount(volume, &class));
     futures::future::join_all(mounts).await;
-    let users: std::collections::BTreeSet<String> =
-        volumes.iter().map(|volume| volume.text("username")).collect();
+    let users: std::collections::BTreeSet<String> = volumes
+        .iter()
+        .map(|volume| volume.text("username"))
+        .collect();
     assert_eq!(users.len(), 64, "each pod has a user of its own");
     assert_eq!(world.vault.live_tokens().len(), 64);
     assert_eq!(world.logins(), 64);
     for volume in &volumes {
-        assert!(world.vault.verify_user(&volume.text("username"), &volume.text("password")));
+        assert!(
+            world
+                .vault
+                .verify_user(&volume.text("username"), &volume.text("password"))
+        );
         volume.unmount();
     }
     world.until_nothing_lives().await;
-    world.until("the journal is empty", || world.node.journalled() == 0).await;
+    world
+        .until("the journal is empty", || world.node.journalled() == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -167,7 +208,10 @@ async fn equal_mounts_at_once_are_one() {
     let world = World::new().await;
     let volume = world.volume("web");
     let slow = Action::Delay(Duration::from_millis(300));
-    world.vault.faults().push(Fault::at("auth/kubernetes/login", slow));
+    world
+        .vault
+        .faults()
+        .push(Fault::at("auth/kubernetes/login", slow));
     volume.prepare();
     let attributes = volume.attributes(&class(DATABASE), &world.tokens());
     let request = request(&volume, &attributes, "");
@@ -187,10 +231,17 @@ async fn a_cancelled_call_leaves_nothing_half_owned() {
     let volume = world.volume("web");
     volume.prepare();
     let slow = Action::DelayAfterCommit(Duration::from_millis(500));
-    world.vault.faults().push(Fault::at("auth/kubernetes/login", slow).times(1));
+    world
+        .vault
+        .faults()
+        .push(Fault::at("auth/kubernetes/login", slow).times(1));
     let attributes = volume.attributes(&class(DATABASE), &world.tokens());
     let call = world.driver.call(request(&volume, &attributes, ""));
-    assert!(tokio::time::timeout(Duration::from_millis(200), call).await.is_err());
+    assert!(
+        tokio::time::timeout(Duration::from_millis(200), call)
+            .await
+            .is_err()
+    );
     // The driver comes again: it finds what the first call went on to get.
     world.mount(&volume, &class(DATABASE)).await;
     assert_eq!(world.logins(), 1);
@@ -209,9 +260,17 @@ async fn two_volumes_of_a_pod_are_two_sessions() {
     world.mount(&second, &class(DATABASE)).await;
     assert_eq!(world.vault.live_tokens().len(), 2);
     first.unmount();
-    world.until("one token is left", || world.vault.live_tokens().len() == 1).await;
-    world.until("one user is left", || world.vault.live_users().len() == 1).await;
-    assert!(world.vault.verify_user(&second.text("username"), &second.text("password")));
+    world
+        .until("one token is left", || world.vault.live_tokens().len() == 1)
+        .await;
+    world
+        .until("one user is left", || world.vault.live_users().len() == 1)
+        .await;
+    assert!(
+        world
+            .vault
+            .verify_user(&second.text("username"), &second.text("password"))
+    );
 }
 
 #[tokio::test]
@@ -220,7 +279,9 @@ async fn a_changed_class_fetches_what_changed() {
     let volume = world.volume("web");
     world.mount(&volume, &class(DATABASE)).await;
     let user = volume.text("username");
-    let answer = world.mount(&volume, &class(&format!("{DATABASE}{KV}"))).await;
+    let answer = world
+        .mount(&volume, &class(&format!("{DATABASE}{KV}")))
+        .await;
     assert_eq!(answer.files.len(), 3);
     assert_eq!(volume.text("username"), user, "what is unchanged stays");
     assert_eq!(world.logins(), 1);
@@ -237,10 +298,21 @@ async fn a_changed_login_reads_everything_anew_and_drains_the_old() {
     changed["roleName"] = json!("other");
     world.mount(&volume, &changed).await;
     assert_ne!(volume.text("username"), user);
-    assert!(world.vault.live_users().contains(&user), "the old one drains");
+    assert!(
+        world.vault.live_users().contains(&user),
+        "the old one drains"
+    );
     // A later Mount confirms that the new files have arrived.
     world.mount(&volume, &changed).await;
-    world.until("the old user is gone", || !world.vault.live_users().contains(&user)).await;
+    world
+        .until("the old user is gone", || {
+            !world.vault.live_users().contains(&user)
+        })
+        .await;
     assert_eq!(world.vault.live_tokens().len(), 1);
-    assert!(world.vault.verify_user(&volume.text("username"), &volume.text("password")));
+    assert!(
+        world
+            .vault
+            .verify_user(&volume.text("username"), &volume.text("password"))
+    );
 }

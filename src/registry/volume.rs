@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::Held;
 use super::agenda::{ItemKey, Task, VolumeKey};
 use crate::clock::Moment;
-use crate::grant::timing::{Life, Nature};
+use crate::grant::timing::{Life, Nature, resume_at};
 use crate::grant::{Grant, Keep, Session, TokenKind};
 use crate::spec::{MountSpec, Pod, VolumeId};
 
@@ -198,6 +198,22 @@ impl Volume {
     /// Nothing is left that would have to be kept or ended.
     pub fn is_empty(&self) -> bool {
         !self.mounting && self.sessions.is_empty() && self.grants.is_empty()
+    }
+
+    /// Goes on after a restart: renewals spread out, what was owed its revocation gets it now, and a
+    /// first Mount that was cut short waits `park` for its volume to come back.
+    pub fn resume(&mut self, poll: Duration, park: Duration, now: Moment) {
+        for (duty, care) in self.duties() {
+            let planned = care.life.renew_at(poll, care.jitter);
+            if let Some(planned) = planned.filter(|_| *duty != Duty::Releasing) {
+                let end = care.life.term.end();
+                care.attempt_at = Some(resume_at(planned, end, now, care.jitter));
+            }
+        }
+        if self.stage == Stage::Opening {
+            // Leases we never saw may hang from its session: it is not built upon.
+            self.forsaken_at = Some(now.plus(park));
+        }
     }
 
     /// A Mount begins. What an earlier process left half-done is not built upon.

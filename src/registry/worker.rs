@@ -17,7 +17,6 @@ use super::upkeep::{self, Outcome};
 use super::volume::{Stage, Volume};
 use super::{Ending, Held, Message, Settings, Sighting};
 use crate::clock::{Clock, Moment};
-use crate::grant::timing::resume_at;
 use crate::grant::{LeaseKeeper, Session};
 use crate::metrics::Metrics;
 use crate::spec::{MountSpec, VolumeId};
@@ -122,18 +121,7 @@ impl Worker {
         let count = volumes.len();
         for mut volume in volumes {
             let poll = volume.polls.interval(self.settings.poll);
-            let sessions = volume.sessions.values_mut().map(|held| &mut held.care);
-            let grants = volume.grants.values_mut().map(|held| &mut held.care);
-            for care in sessions.chain(grants) {
-                if let Some(planned) = care.life.renew_at(poll, care.jitter) {
-                    let end = care.life.term.end();
-                    care.attempt_at = Some(resume_at(planned, end, now, care.jitter));
-                }
-            }
-            if volume.stage == Stage::Opening {
-                // Leases we never saw may hang from its session: it is not built upon.
-                volume.forsaken_at = Some(now.plus(self.settings.park));
-            }
+            volume.resume(poll, self.settings.park, now);
             let used = volume.sessions.keys().chain(volume.grants.keys()).max();
             self.next_key = self.next_key.max(used.map_or(0, |key| key + 1));
             let key = self.new_key();

@@ -139,7 +139,11 @@ impl Daemon {
             if let Some(status) = self.child.try_wait().expect("the daemon can be asked") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "the daemon does not end: {}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "the daemon does not end: {}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -184,7 +188,9 @@ pub fn holds(directory: &Path, text: &str) -> bool {
     };
     entries.flatten().any(|entry| {
         fs::read(entry.path()).is_ok_and(|bytes| {
-            bytes.windows(text.len()).any(|part| part == text.as_bytes())
+            bytes
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
         })
     })
 }

@@ -42,11 +42,15 @@ impl World {
     }
 
     pub async fn with(setup: Setup<'_>) -> Self {
-        let vault = DevVault::start(Options::default()).await.expect("dev-vault");
+        let vault = DevVault::start(Options::default())
+            .await
+            .expect("dev-vault");
         let accounts = ServiceAccounts::start().await.expect("an API server");
         let admin = Admin::new(&vault.url(), vault.root_token());
         let ttl = setup.certificate_ttl.unwrap_or("720h");
-        admin.shop(&accounts.url(), setup.database, ttl, setup.role).await;
+        admin
+            .shop(&accounts.url(), setup.database, ttl, setup.role)
+            .await;
         let node = Node::new(&vault.url(), setup.flags);
         let daemon = node.start().await;
         Self {
@@ -61,12 +65,20 @@ impl World {
 
     /// A volume of a pod `shop/<pod>`, whose UID is the pod's name.
     pub fn volume(&self, pod: &str) -> Volume {
-        Volume::new(&self.node.pods(), "shop", pod, &format!("uid-{pod}"), "secrets")
+        Volume::new(
+            &self.node.pods(),
+            "shop",
+            pod,
+            &format!("uid-{pod}"),
+            "secrets",
+        )
     }
 
     /// The pod's token for the audience `vault`.
     pub fn tokens(&self) -> BTreeMap<String, String> {
-        let token = self.accounts.mint("shop", "web", "vault", Duration::from_secs(600));
+        let token = self
+            .accounts
+            .mint("shop", "web", "vault", Duration::from_secs(600));
         BTreeMap::from([("vault".to_owned(), token)])
     }
 
@@ -111,7 +123,11 @@ impl World {
     pub async fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds() {
-            assert!(Instant::now() < deadline, "not in time: {what}\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "not in time: {what}\n{}",
+                self.log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

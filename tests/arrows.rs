@@ -1,0 +1,146 @@
+//! The rooms and their arrows: which module may use which. A new arrow is a decision, made here.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+/// What each room may use. Inner rooms know no outer one.
+const PLAN: &[(&str, &[&str])] = &[
+    ("redacted", &[]),
+    ("clock", &[]),
+    ("metrics", &[]),
+    ("telemetry", &[]),
+    ("spec", &[]),
+    ("grant", &["clock", "redacted", "spec"]),
+    ("params", &["redacted", "spec"]),
+    ("render", &["clock", "grant", "redacted", "spec"]),
+    ("vault", &["clock", "grant", "metrics", "redacted", "spec"]),
+    (
+        "registry",
+        &["clock", "grant", "metrics", "redacted", "spec"],
+    ),
+    ("service_account", &["redacted", "spec"]),
+    ("version_key", &["metrics", "redacted"]),
+    ("paths", &["metrics", "registry", "spec"]),
+    ("pods", &["metrics", "registry"]),
+    ("admin", &["metrics"]),
+    (
+        "mount",
+        &[
+            "grant",
+            "params",
+            "paths",
+            "registry",
+            "render",
+            "service_account",
+            "spec",
+            "vault",
+            "version_key",
+        ],
+    ),
+    (
+        "provider",
+        &["metrics", "mount", "params", "render", "vault"],
+    ),
+    ("config", &["params", "spec", "telemetry"]),
+    (
+        "app",
+        &[
+            "admin",
+            "clock",
+            "config",
+            "metrics",
+            "mount",
+            "paths",
+            "pods",
+            "provider",
+            "registry",
+            "service_account",
+            "spec",
+            "vault",
+            "version_key",
+        ],
+    ),
+];
+
+#[test]
+fn arrows_run_as_planned() {
+    let plan: BTreeMap<&str, BTreeSet<&str>> = PLAN
+        .iter()
+        .map(|(room, uses)| (*room, uses.iter().copied().collect()))
+        .collect();
+    let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    walk(Path::new("src"), &mut used);
+    let rooms: BTreeSet<&str> = used.keys().map(String::as_str).collect();
+    let planned: BTreeSet<&str> = plan.keys().copied().collect();
+    assert_eq!(
+        rooms, planned,
+        "rooms that are there, and rooms of the plan"
+    );
+    for (room, uses) in &used {
+        let allowed = &plan[room.as_str()];
+        for other in uses {
+            assert!(
+                allowed.contains(other.as_str()),
+                "{room} uses {other}, which the plan does not have"
+            );
+        }
+        for other in allowed {
+            assert!(
+                uses.contains(*other),
+                "{room} does not use {other}: take the arrow out of the plan"
+            );
+        }
+    }
+}
+
+fn walk(directory: &Path, used: &mut BTreeMap<String, BTreeSet<String>>) {
+    for entry in fs::read_dir(directory).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            walk(&path, used);
+            continue;
+        }
+        let inner = path.strip_prefix("src").unwrap();
+        let first = inner
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap();
+        let room = first.trim_end_matches(".rs");
+        if matches!(room, "main" | "lib") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let uses = used.entry(room.to_owned()).or_default();
+        for part in text.split("crate::").skip(1) {
+            if let Some(rest) = part.strip_prefix('{') {
+                // use crate::{a, b}
+                let list = rest.split('}').next().unwrap_or_default();
+                let names = list
+                    .split(',')
+                    .map(|name| name.trim().split("::").next().unwrap_or_default());
+                uses.extend(
+                    names
+                        .filter(|name| !name.is_empty() && *name != room)
+                        .map(str::to_owned),
+                );
+                continue;
+            }
+            let end = part.find(|c: char| !(c.is_alphanumeric() || c == '_'));
+            let name = &part[..end.unwrap_or(part.len())];
+            if name != room {
+                uses.insert(name.to_owned());
+            }
+        }
+    }
+}
