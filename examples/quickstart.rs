@@ -13,6 +13,7 @@
 )]
 
 #[path = "../tests/support/admin.rs"]
+#[allow(dead_code)]
 mod admin;
 #[path = "../tests/support/driver.rs"]
 #[allow(dead_code)]

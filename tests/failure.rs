@@ -42,7 +42,10 @@ async fn a_class_that_is_wrong_is_refused_before_anything_is_done() {
         (without("roleName"), "roleName: is missing"),
         (without("objects"), "objects: there are none"),
         (with("objects", "[]"), "objects: there are none"),
-        (with("objects", "- objectName: [\n"), "objects (line 2"),
+        (
+            with("objects", "- objectName: [\n"),
+            "objects (line 1, column 15): cannot be read",
+        ),
         (with("objects", "{}"), "objects"),
         (
             with("vaultAddress", "10.0.0.1:8200"),

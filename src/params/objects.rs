@@ -79,6 +79,8 @@ pub fn parse(
 fn said(error: &serde_yaml::Error) -> String {
     let text = error.without_snippet().to_string();
     let line = text.lines().next().unwrap_or_default();
+    // The place is told by itself.
+    let line = line.split(" at line ").next().unwrap_or_default();
     line.chars().take(200).collect()
 }
 

@@ -1,0 +1,33 @@
+# The commands of this house. `just` alone lists them.
+
+default:
+    @just --list
+
+# Everything that must hold before a change lands
+ci:
+    .ci/run
+
+# Format, lint
+lint:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# All tests
+test:
+    cargo test --workspace
+
+# The contract suite, also against a real server: just contract /usr/local/bin/bao
+contract program:
+    LEASEHOLD_TEST_VAULT={{program}} cargo test -p dev-vault --test contract
+
+# Half a minute's tour
+quickstart:
+    cargo run --example quickstart
+
+# Mounts a second against the bare calls, and memory after many volumes
+bench *args:
+    cargo run --release --example cost -- {{args}}
+
+# The shipped binary
+build:
+    cargo build --release
