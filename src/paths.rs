@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use inotify::{EventStream, Inotify, WatchDescriptor, WatchMask};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use crate::metrics::Metrics;
@@ -140,10 +141,13 @@ pub async fn watch(
 ) {
     let mut hints = Hints::new();
     let mut seeing = true;
-    let mut pause = settings.interval;
+    let mut sweep = Instant::now() + settings.interval;
     loop {
         let targets = tokio::select! {
-            () = tokio::time::sleep(pause) => registry.paths().await,
+            () = tokio::time::sleep_until(sweep) => {
+                sweep = Instant::now() + settings.interval;
+                registry.paths().await
+            }
             Some(volume) = asked.recv() => {
                 hints.add(&volume);
                 let mut targets = vec![volume];
@@ -162,12 +166,10 @@ pub async fn watch(
                 hints.forget(volume);
             }
         }
-        let unconfirmed = !sightings.is_empty() && registry.observed(sightings).await;
-        pause = if unconfirmed {
-            settings.confirm.min(settings.interval)
-        } else {
-            settings.interval
-        };
+        if !sightings.is_empty() && registry.observed(sightings).await {
+            // The second look decides; a hint that shows nothing meanwhile must not put it off.
+            sweep = sweep.min(Instant::now() + settings.confirm);
+        }
     }
 }
 

@@ -521,8 +521,8 @@ fn parse_body(body: &[u8]) -> (Map<String, Value>, Option<String>) {
     if body.is_empty() {
         return (Map::new(), None);
     }
-    match serde_json::from_slice(body) {
-        Ok(map) => (map, None),
+    match serde_json::from_slice::<Option<Map<String, Value>>>(body) {
+        Ok(map) => (map.unwrap_or_default(), None),
         Err(error) => (Map::new(), Some(error.to_string())),
     }
 }

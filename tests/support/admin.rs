@@ -41,12 +41,17 @@ impl Admin {
 
     /// Calls, and gives status and body.
     pub async fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let sent = if body.is_null() {
+            Bytes::new()
+        } else {
+            Bytes::from(body.to_string())
+        };
         let request = http::Request::builder()
             .method(method)
             .uri(format!("{}/v1/{path}", self.url))
             .header("X-Vault-Token", &self.token)
             .header("Content-Type", "application/json")
-            .body(Full::new(Bytes::from(body.to_string())))
+            .body(Full::new(sent))
             .expect("a request");
         let response = self
             .client
