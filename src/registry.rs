@@ -8,6 +8,8 @@
 mod agenda;
 pub mod journal;
 mod record;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 mod volume;
 mod worker;

@@ -1,0 +1,493 @@
+//! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use futures::future::BoxFuture;
+
+use super::*;
+use crate::clock::Moment;
+use crate::grant::{Keep, KeepError, Renewal, Revoked, Term, TokenKind};
+use crate::redacted::{Secret, SecretBytes};
+use crate::spec::{Endpoint, Login, Method, Object, Pod, Selector, Tls};
+
+/// The boot-time clock, driven by tokio's.
+#[derive(Clone, Copy)]
+struct TestClock(tokio::time::Instant);
+
+impl Clock for TestClock {
+    fn now(&self) -> Moment {
+        Moment::from_boot(Duration::from_secs(10_000) + self.0.elapsed())
+    }
+}
+
+/// What the server does at present.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    Well,
+    Away,
+    NoSuchToken,
+}
+
+struct Server {
+    clock: TestClock,
+    term: Duration,
+    /// No renewal moves an end beyond this.
+    last: Moment,
+    mood: Mutex<Mood>,
+    calls: Mutex<Vec<(&'static str, Moment)>>,
+}
+
+impl Server {
+    fn note(&self, what: &'static str) -> Mood {
+        self.calls.lock().unwrap().push((what, self.clock.now()));
+        *self.mood.lock().unwrap()
+    }
+
+    fn renewal(&self, mood: Mood) -> Result<Renewal, KeepError> {
+        let why = "as the test wants".to_owned();
+        match mood {
+            Mood::Well => {
+                let sent = self.clock.now();
+                let granted = self.term.min(self.last.since(sent));
+                let term = Term { sent, granted };
+                Ok(Renewal {
+                    term,
+                    renewable: true,
+                    capped: false,
+                })
+            }
+            Mood::Away => Err(KeepError::Transient {
+                why,
+                retry_after: None,
+            }),
+            Mood::NoSuchToken => Err(KeepError::TokenDead { why }),
+        }
+    }
+
+    fn revocation(mood: Mood) -> Result<Revoked, KeepError> {
+        let why = "as the test wants".to_owned();
+        match mood {
+            Mood::Well => Ok(Revoked::Accepted),
+            Mood::Away => Err(KeepError::Transient {
+                why,
+                retry_after: None,
+            }),
+            Mood::NoSuchToken => Ok(Revoked::AlreadyDead),
+        }
+    }
+
+    fn count(&self, what: &str) -> usize {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|(call, _)| *call == what).count()
+    }
+}
+
+/// The server as the registry sees it.
+struct Fake(Arc<Server>);
+
+impl LeaseKeeper for Fake {
+    fn renew_session(&self, _: Arc<Session>) -> BoxFuture<'static, Result<Renewal, KeepError>> {
+        let answer = self.0.renewal(self.0.note("renew token"));
+        Box::pin(async { answer })
+    }
+
+    fn renew_lease(
+        &self,
+        _: Arc<Session>,
+        _: String,
+    ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
+        let answer = self.0.renewal(self.0.note("renew lease"));
+        Box::pin(async { answer })
+    }
+
+    fn revoke_session(&self, _: Arc<Session>) -> BoxFuture<'static, Result<Revoked, KeepError>> {
+        let answer = Server::revocation(self.0.note("revoke token"));
+        Box::pin(async { answer })
+    }
+
+    fn revoke_lease(
+        &self,
+        _: Arc<Session>,
+        _: String,
+    ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
+        let answer = Server::revocation(self.0.note("revoke lease"));
+        Box::pin(async { answer })
+    }
+}
+
+struct Node {
+    registry: Registry,
+    server: Arc<Server>,
+    clock: TestClock,
+    spec: Arc<MountSpec>,
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+const POLL: Duration = Duration::from_secs(120);
+
+fn request() -> Request {
+    Request {
+        method: Method::Get,
+        path: "database/creds/app".to_owned(),
+        query: Vec::new(),
+        args: None,
+    }
+}
+
+fn spec() -> MountSpec {
+    MountSpec {
+        volume: VolumeId {
+            pod_uid: "uid".to_owned(),
+            target_path: PathBuf::from("/pods/uid/mount"),
+        },
+        pod: Pod {
+            name: "web".to_owned(),
+            namespace: "shop".to_owned(),
+            service_account: "web".to_owned(),
+        },
+        class: "app".to_owned(),
+        endpoint: Endpoint {
+            address: "http://vault".to_owned(),
+            namespace: None,
+            tls: Tls::default(),
+        },
+        login: Login {
+            mount: "kubernetes".to_owned(),
+            role: "app".to_owned(),
+            audience: "vault".to_owned(),
+        },
+        objects: vec![Object {
+            name: "user".to_owned(),
+            request: request(),
+            selector: Selector::Response,
+            encoding: crate::spec::Encoding::Utf8,
+            mode: 0o644,
+        }],
+    }
+}
+
+impl Node {
+    /// A registry over a server that grants `term` at a time, until `last` from now.
+    fn start(term: Duration, last: Duration) -> Self {
+        let clock = TestClock(tokio::time::Instant::now());
+        let server = Arc::new(Server {
+            clock,
+            term,
+            last: clock.now().plus(last),
+            mood: Mutex::new(Mood::Well),
+            calls: Mutex::new(Vec::new()),
+        });
+        let (registry, looks, worker) = Registry::start(
+            Settings::default(),
+            Arc::new(Fake(Arc::clone(&server))),
+            Arc::new(clock),
+            Journal::none(),
+            Metrics::new(),
+        );
+        tokio::spawn(worker);
+        // Nobody looks at paths here.
+        std::mem::forget(looks);
+        Self {
+            registry,
+            server,
+            clock,
+            spec: Arc::new(spec()),
+        }
+    }
+
+    fn mood(&self, mood: Mood) {
+        *self.server.mood.lock().unwrap() = mood;
+    }
+
+    fn term(&self) -> Term {
+        Term {
+            sent: self.clock.now(),
+            granted: self.server.term,
+        }
+    }
+
+    fn login(&self) -> Arc<Session> {
+        Arc::new(Session {
+            id: format!("{:?}", self.clock.now()),
+            endpoint: self.spec.endpoint.clone(),
+            login: self.spec.login.clone(),
+            service_account: self.spec.pod.service_account_id(),
+            token: Secret::from("token".to_owned()),
+            accessor: "accessor".to_owned(),
+            kind: TokenKind::Service,
+            policies: vec!["default".to_owned()],
+            renewable: true,
+            term: self.term(),
+        })
+    }
+
+    fn creds(&self) -> Arc<Grant> {
+        Arc::new(Grant {
+            request: request(),
+            body: SecretBytes::from(b"{}".to_vec()),
+            keep: Keep::Lease {
+                id: "lease".to_owned(),
+                renewable: true,
+            },
+            term: self.term(),
+        })
+    }
+
+    /// A Mount as `mount` would do it; tells whether it logged in, and whether it read.
+    async fn mount(&self) -> (bool, bool) {
+        let (claim, held) = self
+            .registry
+            .begin(Arc::clone(&self.spec), true)
+            .await
+            .unwrap();
+        let logs_in = held.session.is_none();
+        let session = match held.session {
+            Some(session) => session,
+            None => {
+                let session = self.login();
+                claim.hold(Arc::clone(&session)).await.unwrap();
+                session
+            }
+        };
+        let kept = held.grants.get(&request()).cloned();
+        let reads = kept.is_none();
+        let grants = vec![kept.unwrap_or_else(|| self.creds())];
+        claim
+            .end(Ending::Complete { session, grants })
+            .await
+            .unwrap();
+        self.registry.answered(self.spec.volume.clone());
+        (logs_in, reads)
+    }
+
+    /// The path is looked at, twice, with the confirmation's time between.
+    async fn unmount(&self) {
+        let absent = || vec![(self.spec.volume.clone(), Sighting::Absent)];
+        assert!(
+            self.registry.observed(absent()).await,
+            "one look decides nothing"
+        );
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(!self.registry.observed(absent()).await);
+    }
+}
+
+async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_without_polls_is_renewed_through() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    assert_eq!(node.mount().await, (true, true));
+    pass(24 * HOUR).await;
+    // At 0.40 to 0.55 of an hour, and at 0.50 to 0.67.
+    assert!((43..=61).contains(&node.server.count("renew token")));
+    assert!((35..=49).contains(&node.server.count("renew lease")));
+    assert_eq!(node.mount().await, (false, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_twenty_minutes_costs_nothing() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    node.mount().await;
+    for _ in 0..20 {
+        pass(HOUR).await;
+        node.mood(Mood::Away);
+        pass(Duration::from_secs(20 * 60)).await;
+        node.mood(Mood::Well);
+        pass(Duration::from_secs(300)).await;
+        assert_eq!(node.mount().await, (false, false));
+    }
+    let attempts = node.server.count("renew token");
+    assert!(attempts < 5_000, "{attempts} attempts: retries are paced");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_reaches_its_maximum_is_replaced_before_it_dies() {
+    let node = Node::start(HOUR, 3 * HOUR);
+    node.mount().await;
+    let start = node.clock.now();
+    let mut replaced = None;
+    while replaced.is_none() {
+        pass(POLL).await;
+        let (logs_in, reads) = node.mount().await;
+        assert_eq!(logs_in, reads, "with its token goes its lease");
+        if logs_in {
+            replaced = Some(node.clock.now().since(start));
+        }
+    }
+    let replaced = replaced.unwrap();
+    assert!(replaced < 3 * HOUR - POLL, "{replaced:?}");
+    assert!(replaced > 3 * HOUR - 4 * POLL, "{replaced:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_replaced_drains_until_a_later_mount() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    node.mount().await;
+    node.mood(Mood::NoSuchToken);
+    pass(HOUR).await;
+    node.mood(Mood::Well);
+    assert_eq!(node.mount().await, (true, true), "a dead token is replaced");
+    assert_eq!(
+        node.server.count("revoke token"),
+        0,
+        "there is nothing to revoke"
+    );
+
+    // Another login replaces a living one.
+    let mut changed = spec();
+    changed.login.role = "other".to_owned();
+    let node = Node {
+        spec: Arc::new(changed),
+        ..node
+    };
+    assert_eq!(node.mount().await, (true, true));
+    pass(HOUR).await;
+    assert_eq!(
+        node.server.count("revoke token"),
+        0,
+        "no later Mount has come"
+    );
+    node.mount().await;
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(node.server.count("revoke token"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_that_ends_is_revoked_until_the_server_agrees() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    node.mount().await;
+    node.mood(Mood::Away);
+    node.unmount().await;
+    pass(Duration::from_secs(600)).await;
+    assert!(node.server.count("revoke token") > 5);
+    assert!(
+        node.registry.paths().await.is_empty(),
+        "it is no mounted volume any more"
+    );
+    node.mood(Mood::Well);
+    pass(Duration::from_secs(120)).await;
+    let after = node.server.count("revoke token");
+    pass(10 * HOUR).await;
+    assert_eq!(
+        node.server.count("revoke token"),
+        after,
+        "and then it is over"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_ends_with_the_token() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    node.mount().await;
+    node.mood(Mood::Away);
+    node.unmount().await;
+    pass(HOUR).await;
+    let after = node.server.count("revoke token");
+    pass(10 * HOUR).await;
+    assert_eq!(node.server.count("revoke token"), after);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_absence_is_confirmed_and_a_return_counts() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    node.mount().await;
+    let see = |sighting| {
+        node.registry
+            .observed(vec![(node.spec.volume.clone(), sighting)])
+    };
+    assert!(see(Sighting::Absent).await);
+    pass(Duration::from_secs(1)).await;
+    assert!(!see(Sighting::Present).await);
+    pass(Duration::from_secs(5)).await;
+    assert!(see(Sighting::Absent).await, "the count begins anew");
+    pass(Duration::from_secs(1)).await;
+    assert!(see(Sighting::Absent).await);
+    assert_eq!(node.server.count("revoke token"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_was_never_seen_leaves_the_decision_to_the_pod() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    let (claim, _) = node
+        .registry
+        .begin(Arc::clone(&node.spec), false)
+        .await
+        .unwrap();
+    let session = node.login();
+    claim.hold(Arc::clone(&session)).await.unwrap();
+    let grants = vec![node.creds()];
+    claim
+        .end(Ending::Complete { session, grants })
+        .await
+        .unwrap();
+    let absent = vec![(node.spec.volume.clone(), Sighting::Absent)];
+    assert!(
+        !node.registry.observed(absent).await,
+        "never seen: its absence means nothing"
+    );
+    node.registry
+        .pods_present(HashSet::from(["uid".to_owned()]));
+    pass(HOUR).await;
+    assert_eq!(node.server.count("revoke token"), 0);
+    node.registry
+        .pod_gone("uid".to_owned(), Duration::from_secs(30));
+    pass(Duration::from_secs(80)).await;
+    assert_eq!(
+        node.server.count("revoke token"),
+        0,
+        "its containers may still run"
+    );
+    pass(Duration::from_secs(20)).await;
+    assert_eq!(node.server.count("revoke token"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_mount_that_fails_is_parked_or_released() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    for (retry, after) in [(true, 300), (false, 0)] {
+        let before = node.server.count("revoke token");
+        let (claim, held) = node
+            .registry
+            .begin(Arc::clone(&node.spec), true)
+            .await
+            .unwrap();
+        assert!(held.session.is_none());
+        let session = node.login();
+        claim.hold(Arc::clone(&session)).await.unwrap();
+        let session = Some(session);
+        let fresh = Vec::new();
+        claim
+            .end(Ending::Failed {
+                session,
+                fresh,
+                retry,
+            })
+            .await
+            .unwrap();
+        pass(Duration::from_secs(after.max(1) - 1)).await;
+        assert_eq!(
+            node.server.count("revoke token") - before,
+            usize::from(!retry)
+        );
+        pass(Duration::from_secs(2)).await;
+        assert_eq!(node.server.count("revoke token") - before, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_is_dropped_releases_what_it_held() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    let (claim, _) = node
+        .registry
+        .begin(Arc::clone(&node.spec), true)
+        .await
+        .unwrap();
+    claim.hold(node.login()).await.unwrap();
+    drop(claim);
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(node.server.count("revoke token"), 1);
+}

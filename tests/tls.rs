@@ -1,0 +1,157 @@
+//! TLS to the server: what is trusted, what is not, and what a class may say about it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use dev_vault::{DevVault, Options, ServiceAccounts};
+use serde_json::{Value, json};
+use support::admin::Admin;
+use support::daemon::{Daemon, Node};
+use support::driver::{Driver, Volume, request};
+use support::world::{KV, class};
+use tonic::Code;
+
+struct World {
+    vault: DevVault,
+    accounts: ServiceAccounts,
+    node: Node,
+    driver: Driver,
+    _daemon: Daemon,
+}
+
+impl World {
+    async fn new() -> Self {
+        let options = Options {
+            tls: true,
+            ..Options::default()
+        };
+        let vault = DevVault::start(options).await.expect("dev-vault");
+        let accounts = ServiceAccounts::start().await.expect("an API server");
+        let admin = Admin::trusting(&vault.url(), vault.root_token(), vault.ca_pem());
+        admin
+            .shop(&accounts.url(), Value::Null, "720h", json!({}))
+            .await;
+        let node = Node::new(&vault.url(), &[]);
+        let daemon = node.start().await;
+        Self {
+            driver: Driver::dial(&node.socket()),
+            vault,
+            accounts,
+            node,
+            _daemon: daemon,
+        }
+    }
+
+    async fn mount(&self, parameters: &[(&str, &str)]) -> Result<usize, (Code, String)> {
+        let mut class = class(KV);
+        for (name, value) in parameters {
+            class[name] = json!(value);
+        }
+        let volume = Volume::new(&self.node.pods(), "shop", "web", "uid-web", "secrets");
+        volume.prepare();
+        let jwt = self
+            .accounts
+            .mint("shop", "web", "vault", Duration::from_secs(600));
+        let tokens = BTreeMap::from([("vault".to_owned(), jwt)]);
+        let attributes = volume.attributes(&class, &tokens);
+        let answer = self.driver.call(request(&volume, &attributes, "")).await;
+        answer
+            .map(|answer| answer.files.len())
+            .map_err(|status| (status.code(), status.message().to_owned()))
+    }
+}
+
+#[tokio::test]
+async fn the_matrix_of_trust() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let ca = file("ca.crt", world.vault.ca_pem());
+    let other = rcgen::generate_simple_self_signed(vec!["other".to_owned()]).unwrap();
+    let other = file("other.crt", &other.cert.pem());
+    let empty = file("empty.crt", "nothing");
+    // As a ConfigMap is mounted: a directory with `..data`, and a link through it.
+    let mounted = directory.path().join("configmap");
+    fs::create_dir_all(mounted.join("..2026")).unwrap();
+    fs::write(mounted.join("..2026/ca.crt"), world.vault.ca_pem()).unwrap();
+    std::os::unix::fs::symlink("..2026", mounted.join("..data")).unwrap();
+    std::os::unix::fs::symlink("..data/ca.crt", mounted.join("ca.crt")).unwrap();
+    let mounted = mounted.display().to_string();
+    let port = world.vault.url().rsplit_once(':').unwrap().1.to_owned();
+    let by_address = format!("https://127.0.0.1:{port}");
+
+    let good: &[&[(&str, &str)]] = &[
+        &[("vaultCACertPath", &ca)],
+        &[("vaultCACert", world.vault.ca_pem())],
+        &[("vaultCADirectory", &mounted)],
+        &[("vaultSkipTLSVerify", "true")],
+        &[("vaultCACertPath", &ca), ("vaultAddress", &by_address)],
+        &[
+            ("vaultCACertPath", &ca),
+            ("vaultTLSServerName", "localhost"),
+            ("vaultAddress", &by_address),
+        ],
+    ];
+    for parameters in good {
+        assert_eq!(world.mount(parameters).await, Ok(1), "{parameters:?}");
+    }
+    let bad: &[(&[(&str, &str)], Code, &str)] = &[
+        (
+            &[("vaultCACertPath", &other)],
+            Code::Unavailable,
+            "invalid peer certificate",
+        ),
+        (
+            &[
+                ("vaultCACertPath", &ca),
+                ("vaultTLSServerName", "vault.example"),
+            ],
+            Code::Unavailable,
+            "not valid for name",
+        ),
+        (
+            &[("vaultCACertPath", "/nowhere/ca.crt")],
+            Code::InvalidArgument,
+            "vaultCACertPath /nowhere/ca.crt",
+        ),
+        (
+            &[("vaultCACertPath", &empty)],
+            Code::InvalidArgument,
+            "vaultCACertPath: no certificate in PEM",
+        ),
+        (
+            &[("vaultCACert", "nothing")],
+            Code::InvalidArgument,
+            "vaultCACert: no certificate in PEM",
+        ),
+        (
+            &[("vaultCACertPath", &ca), ("vaultTLSClientCertPath", &ca)],
+            Code::InvalidArgument,
+            "go together",
+        ),
+        (
+            &[("vaultCACertPath", &ca), ("vaultTLSServerName", "a b")],
+            Code::InvalidArgument,
+            "vaultTLSServerName",
+        ),
+    ];
+    for (parameters, code, told) in bad {
+        let (got, message) = world.mount(parameters).await.err().unwrap();
+        assert_eq!(got, *code, "{parameters:?}: {message}");
+        assert!(message.contains(told), "{told:?} in {message:?}");
+    }
+}
