@@ -71,6 +71,9 @@ impl World {
     }
 }
 
+/// Parameters, the code they get, and a part of the message.
+type Refused<'a> = (&'a [(&'a str, &'a str)], Code, &'a str);
+
 #[tokio::test]
 async fn the_matrix_of_trust() {
     let world = World::new().await;
@@ -109,7 +112,7 @@ async fn the_matrix_of_trust() {
     for parameters in good {
         assert_eq!(world.mount(parameters).await, Ok(1), "{parameters:?}");
     }
-    let bad: &[(&[(&str, &str)], Code, &str)] = &[
+    let bad: &[Refused<'_>] = &[
         (
             &[("vaultCACertPath", &other)],
             Code::Unavailable,
