@@ -144,8 +144,7 @@ pub enum Revoked {
     Batch,
 }
 
-/// Why a renewal or a revocation was not done, by what follows from it (`docs` of the server:
-/// renew failures are all 400, so they are sorted by their text; anything unknown is transient).
+/// Why a renewal or a revocation was not done, by what follows from it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeepError {
     /// To be tried again: unreachable, sealed, throttled, 5xx, or a text we do not know.

@@ -24,6 +24,7 @@ use proto::{File, MountRequest, MountResponse, ObjectVersion, VersionRequest, Ve
 
 /// The protocol's version, as driver and incumbents name it.
 const PROTOCOL: &str = "v1alpha1";
+/// The name that the driver logs at its health checks.
 const RUNTIME_NAME: &str = "leasehold";
 /// Requests in hand at once. Those above wait, unread: their bodies take no memory.
 const REQUESTS_AT_ONCE: usize = 1024;

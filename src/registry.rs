@@ -6,7 +6,9 @@
 //! revoked; the [`journal`] carries it over our own restarts.
 
 mod agenda;
+mod care;
 pub mod journal;
+mod lanes;
 mod record;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::volume::{Care, Duty, HeldGrant, HeldSession, Polls, Stage, Volume};
+use super::care::{Care, Polls};
+use super::volume::{Duty, HeldGrant, HeldSession, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Life;
 use crate::grant::{Grant, Keep, Session, Term, TokenKind};

@@ -3,7 +3,8 @@
 use tracing::{debug, error, info, warn};
 
 use super::agenda::{ItemKey, Task};
-use super::volume::{Care, Duty, Volume};
+use super::care::Care;
+use super::volume::{Duty, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::{Nature, retry_delay};
 use crate::grant::{KeepError, Renewal, Revoked};

@@ -1,7 +1,7 @@
 //! One volume's state and what changes it. Pure: no task, no clock, no call; the worker derives its
 //! agenda from what stands here.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Held;
 use super::agenda::{ItemKey, Task, VolumeKey};
+use super::care::{AT_ONCE, Care, Polls};
 use crate::clock::Moment;
 use crate::grant::timing::{Life, Nature, resume_at};
 use crate::grant::{Grant, Keep, Session, TokenKind};
 use crate::spec::{MountSpec, Pod, VolumeId};
-
-/// A time that has come in any case.
-const AT_ONCE: Moment = Moment::from_boot(Duration::ZERO);
 
 /// How far a volume has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,63 +51,6 @@ pub enum Duty {
     Releasing,
 }
 
-/// How a living thing is looked after.
-pub struct Care {
-    /// Its life.
-    pub life: Life,
-    /// Where in the allowed span its times lie; drawn once, so that recomputing moves nothing.
-    pub jitter: f64,
-    /// Failed attempts since the last good one.
-    pub failures: u32,
-    /// The time of the next attempt where that is not the planned one: a retry, a resumption.
-    pub attempt_at: Option<Moment>,
-    /// An attempt is under way.
-    pub busy: bool,
-}
-
-impl Care {
-    pub fn new(life: Life) -> Self {
-        Self {
-            life,
-            jitter: rand::random(),
-            failures: 0,
-            attempt_at: None,
-            busy: false,
-        }
-    }
-
-    fn renew_at(&self, poll: Duration) -> Option<Moment> {
-        let planned = self.life.renew_at(poll, self.jitter)?;
-        Some(self.attempt_at.unwrap_or(planned))
-    }
-
-    fn ended(&self, now: Moment) -> bool {
-        self.life.term.end().is_some_and(|end| end <= now)
-    }
-
-    /// Its renewals are over: the next attempt is its revocation, now.
-    const fn at_once(&mut self) {
-        self.attempt_at = Some(AT_ONCE);
-        self.failures = 0;
-    }
-
-    /// Whether its end is one: the others are only read again after their term.
-    fn ends(&self) -> bool {
-        matches!(
-            self.life.nature,
-            Nature::Token | Nature::Lease | Nature::Certificate
-        )
-    }
-
-    /// Whether a poll at `now` replaces it.
-    pub fn due(&self, poll: Duration, now: Moment) -> bool {
-        self.life
-            .replace_from(poll, self.jitter)
-            .is_some_and(|from| from <= now)
-            || (self.ends() && self.ended(now))
-    }
-}
-
 /// A session of the volume.
 pub struct HeldSession {
     pub session: Arc<Session>,
@@ -128,35 +69,6 @@ pub struct HeldGrant {
     pub duty: Duty,
     /// The server does not know its lease any more.
     pub lost: bool,
-}
-
-/// The rotation polls seen so far.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Polls {
-    last: Option<Moment>,
-    gaps: VecDeque<Duration>,
-}
-
-impl Polls {
-    const KEPT: usize = 5;
-    const NEEDED: usize = 2;
-
-    pub fn note(&mut self, now: Moment) {
-        if let Some(last) = self.last.replace(now) {
-            self.gaps.push_back(now.since(last));
-            if self.gaps.len() > Self::KEPT {
-                self.gaps.pop_front();
-            }
-        }
-    }
-
-    /// The largest of the last gaps, or `assumed` until two polls were seen.
-    pub fn interval(&self, assumed: Duration) -> Duration {
-        if self.gaps.len() < Self::NEEDED {
-            return assumed;
-        }
-        self.gaps.iter().max().copied().unwrap_or(assumed)
-    }
 }
 
 /// A volume, as the worker keeps it.

@@ -1,7 +1,7 @@
 //! The one task that owns the registry's state: it takes messages, keeps the deadline queue, and sends
 //! renewals and revocations out.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +10,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
-use super::agenda::{Agenda, ItemKey, Task, VolumeKey};
+use super::agenda::{Agenda, Task, VolumeKey};
 use super::journal::{Journal, Writer};
+use super::lanes::{Finished, Lane};
 use super::record::Record;
-use super::upkeep::{self, Outcome};
+use super::upkeep;
 use super::volume::{Stage, Volume};
 use super::{Ending, Held, Message, Settings, Sighting};
 use crate::clock::{Clock, Moment};
@@ -25,33 +26,23 @@ use crate::spec::{MountSpec, VolumeId};
 /// while its boot-time clock goes on.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// An attempt under way: for which task, at which address, and how it ended.
-type Finished = (Task, String, Outcome);
-
 pub(super) struct Worker {
-    settings: Settings,
-    keeper: Arc<dyn LeaseKeeper>,
-    clock: Arc<dyn Clock>,
-    metrics: Metrics,
+    pub(super) settings: Settings,
+    pub(super) keeper: Arc<dyn LeaseKeeper>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Metrics,
     /// Asks for a look at a path.
     look: mpsc::UnboundedSender<VolumeId>,
-    volumes: BTreeMap<VolumeKey, Volume>,
+    pub(super) volumes: BTreeMap<VolumeKey, Volume>,
     keys: HashMap<VolumeId, VolumeKey>,
     next_key: u64,
     agenda: Agenda,
     /// What stands in the agenda for each volume, to be struck out when the volume changes.
     planned: HashMap<VolumeKey, Vec<Task>>,
-    jobs: JoinSet<Finished>,
-    lanes: HashMap<String, Lane>,
+    pub(super) jobs: JoinSet<Finished>,
+    pub(super) lanes: HashMap<String, Lane>,
     journal: Option<Writer>,
     written: Option<BoxFuture<'static, ()>>,
-}
-
-/// One address: what is under way there, and what waits, the earliest end first.
-#[derive(Default)]
-struct Lane {
-    busy: usize,
-    waiting: BTreeSet<(Moment, Task)>,
 }
 
 impl Worker {
@@ -341,7 +332,7 @@ impl Worker {
     }
 
     /// A volume has changed: it is written down, and its part of the agenda made anew.
-    fn changed(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
+    pub(super) fn changed(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
         self.plan(key);
         let (Some(volume), Some(journal)) = (self.volumes.get(&key), &self.journal) else {
             return;
@@ -366,7 +357,7 @@ impl Worker {
         self.metrics.volumes(self.volumes.len());
     }
 
-    fn plan(&mut self, key: VolumeKey) {
+    pub(super) fn plan(&mut self, key: VolumeKey) {
         for task in self.planned.remove(&key).unwrap_or_default() {
             self.agenda.cancel(task);
         }
@@ -378,7 +369,7 @@ impl Worker {
         self.planned.insert(key, tasks);
     }
 
-    fn tasks(&self, key: VolumeKey) -> Vec<(Task, Moment)> {
+    pub(super) fn tasks(&self, key: VolumeKey) -> Vec<(Task, Moment)> {
         self.volumes.get(&key).map_or_else(Vec::new, |volume| {
             let poll = volume.polls.interval(self.settings.poll);
             volume.agenda(key, poll, self.settings.drain)
@@ -422,115 +413,6 @@ impl Worker {
                     }
                 }
             }
-        }
-    }
-
-    fn where_and_until(&self, task: Task, item: ItemKey) -> Option<(String, Moment)> {
-        let volume = self.volumes.get(&task.volume())?;
-        let (session, care) = match task {
-            Task::RenewSession(..) | Task::RevokeSession(..) => {
-                let held = volume.sessions.get(&item)?;
-                (&held.session, &held.care)
-            }
-            _ => {
-                let held = volume.grants.get(&item)?;
-                (&volume.sessions.get(&held.session)?.session, &held.care)
-            }
-        };
-        let never = Moment::from_boot(Duration::MAX);
-        let end = care.life.term.end().unwrap_or(never);
-        Some((session.endpoint.address.clone(), end))
-    }
-
-    /// Starts what waits at an address, as far as there is room.
-    fn pump(&mut self, address: &str) {
-        let now = self.clock.now();
-        loop {
-            let Some(lane) = self.lanes.get_mut(address) else {
-                return;
-            };
-            if lane.busy >= self.settings.in_flight {
-                return;
-            }
-            let Some((_, task)) = lane.waiting.pop_first() else {
-                return;
-            };
-            // It may have been done, or become pointless, while it waited.
-            let tasks = self.tasks(task.volume());
-            if !tasks.iter().any(|(due, at)| *due == task && *at <= now) {
-                continue;
-            }
-            if let Some(attempt) = self.attempt(task) {
-                if let Some(lane) = self.lanes.get_mut(address) {
-                    lane.busy += 1;
-                }
-                let address = address.to_owned();
-                self.jobs.spawn(async move {
-                    // In a task of its own, so that its panic still frees its place.
-                    let outcome = tokio::spawn(attempt).await.unwrap_or(Outcome::Broken);
-                    (task, address, outcome)
-                });
-                self.plan(task.volume());
-            }
-        }
-    }
-
-    fn attempt(&mut self, task: Task) -> Option<BoxFuture<'static, Outcome>> {
-        let keeper = Arc::clone(&self.keeper);
-        let volume = self.volumes.get_mut(&task.volume())?;
-        Some(match task {
-            Task::RenewSession(_, item) => {
-                let held = volume.sessions.get_mut(&item)?;
-                held.care.busy = true;
-                let session = Arc::clone(&held.session);
-                Box::pin(async move { Outcome::Renewed(keeper.renew_session(session).await) })
-            }
-            Task::RevokeSession(_, item) => {
-                let held = volume.sessions.get_mut(&item)?;
-                held.care.busy = true;
-                let session = Arc::clone(&held.session);
-                Box::pin(async move { Outcome::Revoked(keeper.revoke_session(session).await) })
-            }
-            Task::RenewLease(_, item) | Task::RevokeLease(_, item) => {
-                let held = volume.grants.get_mut(&item)?;
-                let session = Arc::clone(&volume.sessions.get(&held.session)?.session);
-                let lease = held.grant.lease_id()?.to_owned();
-                held.care.busy = true;
-                if matches!(task, Task::RenewLease(..)) {
-                    Box::pin(
-                        async move { Outcome::Renewed(keeper.renew_lease(session, lease).await) },
-                    )
-                } else {
-                    Box::pin(
-                        async move { Outcome::Revoked(keeper.revoke_lease(session, lease).await) },
-                    )
-                }
-            }
-            Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) => return None,
-        })
-    }
-
-    fn finished(&mut self, finished: Result<Finished, tokio::task::JoinError>) {
-        // The outer task only awaits the inner one: it neither panics nor is it aborted before the end.
-        let Ok((task, address, outcome)) = finished else {
-            return;
-        };
-        if let Some(lane) = self.lanes.get_mut(&address) {
-            lane.busy = lane.busy.saturating_sub(1);
-        }
-        let now = self.clock.now();
-        let key = task.volume();
-        if let Some(volume) = self.volumes.get_mut(&key) {
-            upkeep::apply(volume, task, outcome, now, &self.metrics);
-            self.changed(key, None);
-        }
-        self.pump(&address);
-        if self
-            .lanes
-            .get(&address)
-            .is_some_and(|lane| lane.busy == 0 && lane.waiting.is_empty())
-        {
-            self.lanes.remove(&address);
         }
     }
 
