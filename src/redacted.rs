@@ -12,8 +12,7 @@
 //! println!("{token}");
 //! ```
 
-use serde_json::Value;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 /// A secret text: a token, a password, a private key in PEM.
 #[derive(Clone, PartialEq, Eq)]
@@ -48,37 +47,5 @@ impl SecretBytes {
 impl From<Vec<u8>> for SecretBytes {
     fn from(value: Vec<u8>) -> Self {
         Self(Zeroizing::new(value))
-    }
-}
-
-/// A parsed JSON document with secrets in it; its strings are wiped when it is dropped.
-pub struct SecretJson(Value);
-
-impl SecretJson {
-    /// The document itself.
-    #[must_use]
-    pub fn expose(&self) -> &Value {
-        &self.0
-    }
-}
-
-impl From<Value> for SecretJson {
-    fn from(value: Value) -> Self {
-        Self(value)
-    }
-}
-
-impl Drop for SecretJson {
-    fn drop(&mut self) {
-        wipe(&mut self.0);
-    }
-}
-
-fn wipe(value: &mut Value) {
-    match value {
-        Value::String(text) => text.zeroize(),
-        Value::Array(items) => items.iter_mut().for_each(wipe),
-        Value::Object(fields) => fields.values_mut().for_each(wipe),
-        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

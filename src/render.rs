@@ -5,13 +5,16 @@
 mod gojson;
 
 use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE};
 use ring::hmac;
-use serde_json::{Map, Value};
+use serde_json::Value;
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
+use self::gojson::{Fields, Unreadable};
 use crate::grant::Grant;
-use crate::redacted::{SecretBytes, SecretJson};
+use crate::redacted::SecretBytes;
 use crate::spec::{Encoding, Object, Request, Selector};
 
 /// The driver refuses answers above 4 MiB; this leaves room for what the message adds.
@@ -86,8 +89,9 @@ pub fn files<'a>(
             object: object.name.clone(),
         };
         let grant = reply(&object.request).ok_or_else(missing)?;
-        let reply: Value = serde_json::from_slice(grant.body.expose()).map_err(|_| missing())?;
-        let contents = contents(object, &SecretJson::from(reply))?;
+        let reply: &RawValue =
+            serde_json::from_slice(grant.body.expose()).map_err(|_| missing())?;
+        let contents = contents(object, reply).map_err(|error| error.unwrap_or_else(missing))?;
         files.push(File {
             path: object.name.clone(),
             mode: object.mode,
@@ -106,56 +110,63 @@ pub fn files<'a>(
     }
 }
 
-fn contents(object: &Object, reply: &SecretJson) -> Result<SecretBytes, RenderError> {
+/// The content of an object's file. `Err(None)`: the reply cannot be read.
+fn contents(object: &Object, reply: &RawValue) -> Result<SecretBytes, Option<RenderError>> {
+    let reply = gojson::fields(reply).map_err(|Unreadable| None)?;
     let Selector::Key(key) = &object.selector else {
-        return Ok(SecretBytes::from(whole(reply.expose()).into_bytes()));
+        let whole = whole(&reply).map_err(|Unreadable| None)?;
+        return Ok(SecretBytes::from(whole.into_bytes()));
     };
-    let value = unwrapped(reply.expose()).and_then(|data| data.get(key));
-    let value = value.ok_or_else(|| RenderError::KeyAbsent {
-        object: object.name.clone(),
-        path: object.request.path.clone(),
-        key: key.clone(),
+    let data = unwrapped(&reply).map_err(|Unreadable| None)?;
+    let value = data.get(key.as_str()).ok_or_else(|| {
+        Some(RenderError::KeyAbsent {
+            object: object.name.clone(),
+            path: object.request.path.clone(),
+            key: key.clone(),
+        })
     })?;
-    let text = Zeroizing::new(match value {
-        Value::String(text) => text.clone(),
-        other => {
-            let mut text = String::new();
-            gojson::write(other, &mut text);
-            text
-        }
-    });
+    let text = Zeroizing::new(gojson::plain(value).map_err(|Unreadable| None)?);
     let (decoded, encoding) = match object.encoding {
         Encoding::Utf8 => (Some(text.as_bytes().to_vec()), "utf-8"),
         Encoding::Base64 => (base64(&text), "base64"),
         Encoding::Hex => (hex::decode(text.as_bytes()).ok(), "hex"),
     };
-    decoded
-        .map(SecretBytes::from)
-        .ok_or_else(|| RenderError::BadEncoding {
+    decoded.map(SecretBytes::from).ok_or_else(|| {
+        Some(RenderError::BadEncoding {
             object: object.name.clone(),
             path: object.request.path.clone(),
             encoding,
         })
+    })
 }
 
-/// Go's decoder passes line breaks over.
+/// As Go's `base64.StdEncoding`: with padding, line breaks passed over, and the last sign's unused bits not
+/// looked at (`aGVsbG9=` is `hello` too).
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
 fn base64(text: &str) -> Option<Vec<u8>> {
     let line = Zeroizing::new(text.replace(['\r', '\n'], ""));
-    STANDARD.decode(line.as_bytes()).ok()
+    BASE64.decode(line.as_bytes()).ok()
 }
 
 /// The reply's data; the `data` within it where that is a map (KV 2, and whatever else looks like it).
-fn unwrapped(reply: &Value) -> Option<&Map<String, Value>> {
-    let data = reply.get("data")?.as_object()?;
-    match data.get("data") {
-        Some(Value::Object(inner)) => Some(inner),
-        _ => Some(data),
-    }
+fn unwrapped<'a>(reply: &Fields<'a>) -> Result<Fields<'a>, Unreadable> {
+    let map = |fields: &Fields<'a>| {
+        let data = fields
+            .get("data")
+            .filter(|data| data.get().starts_with('{'));
+        data.map(|data| gojson::fields(data)).transpose()
+    };
+    let data = map(reply)?.unwrap_or_default();
+    Ok(map(&data)?.unwrap_or(data))
 }
 
 /// The whole response, as Go writes the API client's `Secret` (vault/api `secret.go`): its fields in its
 /// order, and no others.
-fn whole(reply: &Value) -> String {
+fn whole(reply: &Fields<'_>) -> Result<String, Unreadable> {
     const ALWAYS: [(&str, &str); 6] = [
         ("request_id", "\"\""),
         ("lease_id", "\"\""),
@@ -171,17 +182,17 @@ fn whole(reply: &Value) -> String {
         }
         text.push_str(&format!("\"{name}\":"));
         match reply.get(name) {
-            Some(value) if !value.is_null() => gojson::write(value, &mut text),
+            Some(value) if value.get() != "null" => gojson::write(value, &mut text)?,
             _ => text.push_str(absent),
         }
     }
     let mount_type = reply.get("mount_type");
-    if let Some(Value::String(mount_type)) = mount_type.filter(|value| *value != "") {
+    if let Some(mount_type) = mount_type.filter(|value| !matches!(value.get(), "null" | "\"\"")) {
         text.push_str(",\"mount_type\":");
-        gojson::write(&Value::String(mount_type.clone()), &mut text);
+        gojson::write(mount_type, &mut text)?;
     }
     text.push('}');
-    text
+    Ok(text)
 }
 
 /// The version of an object: HMAC-SHA256 over its configuration and its content. The configuration is part
@@ -190,10 +201,47 @@ fn whole(reply: &Value) -> String {
 pub fn version(key: &[u8], object: &Object, contents: &SecretBytes) -> String {
     let key = hmac::Key::new(hmac::HMAC_SHA256, key);
     let mut context = hmac::Context::with_key(&key);
-    // A spec's types have nothing that JSON cannot say.
-    context.update(&serde_json::to_vec(object).unwrap_or_default());
+    // JSON ends where it ends: no content can move into the configuration.
+    context.update(configuration(object).to_string().as_bytes());
     context.update(contents.expose());
     URL_SAFE.encode(context.sign())
+}
+
+/// All that an object says. Taken apart by name, so that a new field cannot be forgotten here.
+fn configuration(object: &Object) -> Value {
+    let Object {
+        name,
+        request,
+        selector,
+        encoding,
+        mode,
+    } = object;
+    let Request {
+        method,
+        path,
+        query,
+        args,
+    } = request;
+    let pairs = query.iter().flat_map(|(name, value)| [name, value]);
+    let key = match selector {
+        Selector::Response => None,
+        Selector::Key(key) => Some(key.as_str()),
+    };
+    let encoding = match encoding {
+        Encoding::Utf8 => "utf-8",
+        Encoding::Base64 => "base64",
+        Encoding::Hex => "hex",
+    };
+    Value::Array(vec![
+        Value::from(name.as_str()),
+        Value::from(method.as_str()),
+        Value::from(path.as_str()),
+        pairs.map(String::as_str).collect(),
+        Value::from(args.as_deref()),
+        Value::from(key),
+        Value::from(encoding),
+        Value::from(*mode),
+    ])
 }
 
 #[cfg(test)]
@@ -279,9 +327,49 @@ mod tests {
     }
 
     #[test]
+    fn numbers_and_odd_keys_come_out_as_they_went_in() {
+        let body = r#"{"data":{"n":1e3,"m":[1E5,-0,0.10],"o":{"$serde_json::private::Number":"x"}},"lease_duration":7}"#;
+        for (name, wanted) in [
+            ("n", "1e3"),
+            ("m", "[1E5,-0,0.10]"),
+            ("o", r#"{"$serde_json::private::Number":"x"}"#),
+        ] {
+            let bytes = rendered(&object(Some(name), Encoding::Utf8), body).unwrap();
+            assert_eq!(String::from_utf8(bytes).unwrap(), wanted);
+        }
+        let bytes = rendered(&object(None, Encoding::Utf8), body).unwrap();
+        assert!(bytes.starts_with(br#"{"request_id":"","lease_id":"","lease_duration":7,"#));
+    }
+
+    #[test]
+    fn what_is_no_reply_is_told_and_shown_nowhere() {
+        let deep = format!(
+            "{{\"data\":{{\"k\":{}{}}}}}",
+            "[".repeat(5000),
+            "]".repeat(5000)
+        );
+        for body in [
+            "",
+            "[]",
+            "{",
+            "hunter2",
+            r#"{"data":{"k":"\ud800hunter2"}}"#,
+            deep.as_str(),
+        ] {
+            let error = rendered(&object(Some("k"), Encoding::Utf8), body).unwrap_err();
+            assert!(matches!(error, RenderError::NoReply { .. }), "{error}");
+            assert!(!error.to_string().contains("hunter2"));
+        }
+    }
+
+    #[test]
     fn encodings_are_undone() {
-        let body = r#"{"data":{"b":"aGVs\nbG8=","h":"68656C6c6f","u":"%"}}"#;
-        for (name, encoding) in [("b", Encoding::Base64), ("h", Encoding::Hex)] {
+        let body = r#"{"data":{"b":"aGVs\r\nbG8=","t":"aGVsbG9=","h":"68656C6c6f","u":"%"}}"#;
+        for (name, encoding) in [
+            ("b", Encoding::Base64),
+            ("t", Encoding::Base64),
+            ("h", Encoding::Hex),
+        ] {
             let bytes = rendered(&object(Some(name), encoding), body);
             assert_eq!(bytes.unwrap(), b"hello");
             let wrong = rendered(&object(Some("u"), encoding), body);
@@ -305,6 +393,12 @@ mod tests {
         let content = SecretBytes::from(b"same".to_vec());
         let version_of = |object| version(b"key", object, &content);
         assert_eq!(version_of(&one), version_of(&one));
+        let mut other = one.clone();
+        other.request.query = vec![("version".to_owned(), "1".to_owned())];
+        assert_ne!(version_of(&one), version_of(&other));
+        let mut other = one.clone();
+        other.request.args = Some("{}".to_owned());
+        assert_ne!(version_of(&one), version_of(&other));
         assert_ne!(version_of(&one), version_of(&two));
         assert_ne!(version_of(&one), version(b"other", &one, &content));
         assert_ne!(

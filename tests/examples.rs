@@ -29,7 +29,14 @@ fn every_example_is_understood() {
             }
             assert_eq!(object["spec"]["provider"], "vault", "{}", path.display());
             let mut attributes = object["spec"]["parameters"].clone();
-            attributes["csi.storage.k8s.io/pod.uid"] = json!("uid");
+            for name in [
+                "pod.name",
+                "pod.namespace",
+                "pod.uid",
+                "serviceAccount.name",
+            ] {
+                attributes[format!("csi.storage.k8s.io/{name}")] = json!("x");
+            }
             let message = Attributes {
                 attributes: &attributes.to_string(),
                 secrets: "",

@@ -77,7 +77,21 @@ pub fn parse(
 
 /// The message of a YAML error without a quotation of the text: arguments may stand in it.
 fn said(error: &serde_yaml::Error) -> String {
-    let text = error.without_snippet().to_string();
+    let error = error.without_snippet();
+    match error {
+        serde_yaml::Error::NonFiniteFloat { .. } => {
+            // The parser's own message quotes the number, which may be an argument's.
+            return "a number is not finite, or too large".to_owned();
+        }
+        serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => {
+            return format!("the key {:?} is there twice", super::cut(key));
+        }
+        serde_yaml::Error::MultipleDocuments { .. } => {
+            return "there is more than one document".to_owned();
+        }
+        _ => {}
+    }
+    let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
     // The place is told by itself.
     let line = line.split(" at line ").next().unwrap_or_default();

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use k8s_openapi::jiff::Timestamp;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -290,6 +292,88 @@ fn broken_messages_are_refused() {
             permission,
         };
         assert!(parse(&message, &defaults(), SystemTime::now()).is_err());
+    }
+}
+
+#[test]
+fn messages_quote_no_password_and_no_argument() {
+    let told = refused(json!({"vaultAddress": "https://me:hunter2@vault:8200"}));
+    assert!(
+        told.contains("user name") && !told.contains("hunter2"),
+        "{told}"
+    );
+    let head = "- objectName: a\n  secretPath: p\n";
+    for (tail, part) in [
+        (
+            format!("  secretArgs: {{pin: {}}}\n", "7".repeat(400)),
+            "too large",
+        ),
+        (
+            "  secretArgs: {a: 7777, a: 1}\n".to_owned(),
+            "\"a\" is there twice",
+        ),
+        ("---\n- b: 7777\n".to_owned(), "more than one document"),
+    ] {
+        let told = refused(json!({ "objects": format!("{head}{tail}") }));
+        assert!(told.contains(part) && !told.contains("7777"), "{told}");
+        assert!(
+            !told.contains("Policy") && !told.contains("from_str"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn nothing_is_said_twice() {
+    let whole = attributes(json!({}));
+    let twice = whole.replacen('{', "{\"roleName\":\"other\",", 1);
+    let told = parsed_with(&twice, "").err().unwrap().to_string();
+    assert!(told.contains("roleName: is there twice"), "{told}");
+}
+
+#[test]
+fn a_pod_without_a_name_is_refused() {
+    for name in [
+        "csi.storage.k8s.io/pod.name",
+        "csi.storage.k8s.io/pod.namespace",
+        "csi.storage.k8s.io/pod.uid",
+        "csi.storage.k8s.io/serviceAccount.name",
+    ] {
+        let told = refused(json!({ name: null }));
+        assert!(told.contains(&format!("{name}: is missing")), "{told}");
+    }
+}
+
+#[test]
+fn an_empty_token_is_none() {
+    let tokens = json!({"vault": {"token": ""}}).to_string();
+    let tokens = parsed(json!({ TOKENS: tokens })).tokens;
+    assert!(tokens.wanted.is_none() && tokens.offered.is_empty());
+}
+
+#[test]
+fn addresses_are_urls_and_nothing_more() {
+    for wrong in [
+        "https://h:99999",
+        "https://h:",
+        "https://h:80x",
+        "https://h/a/../b",
+        "https://h/%2e",
+        "https://",
+        "https://:1",
+        "https://h?x",
+        "h",
+    ] {
+        let told = refused(json!({ "vaultAddress": wrong }));
+        assert!(told.starts_with("vaultAddress: "), "{wrong}: {told}");
+    }
+    for (right, address) in [
+        ("HTTPS://vault:8200/", "https://vault:8200"),
+        ("http://[::1]:8200", "http://[::1]:8200"),
+        ("https://vault/pre", "https://vault/pre"),
+    ] {
+        let spec = parsed(json!({ "vaultAddress": right })).spec;
+        assert_eq!(spec.endpoint.address, address);
     }
 }
 

@@ -37,7 +37,9 @@ fn code_of(error: &MountError) -> Code {
         }
         MountError::Render(RenderError::KeyAbsent { .. }) => Code::NotFound,
         MountError::Render(RenderError::TooLarge { .. }) => Code::ResourceExhausted,
-        MountError::Render(_) => Code::InvalidArgument,
+        MountError::Render(RenderError::BadEncoding { .. }) => Code::InvalidArgument,
+        // Both were checked when the reply was read.
+        MountError::Render(RenderError::NoReply { .. }) => Code::Internal,
         MountError::Stopping(_) => Code::Unavailable,
         MountError::Broken => Code::Internal,
     }

@@ -1,40 +1,78 @@
 //! JSON in the bytes of Go's `encoding/json`, which the incumbents write: sorted keys, no space, `<`, `>`
 //! and `&` escaped, numbers as they came.
 
-use serde_json::Value;
+//!
+//! Works on the text itself: a number that went through a parser would come out in another spelling.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+use zeroize::Zeroizing;
+
+/// serde_json's own limit, which skipped values escape.
+const DEEPEST: usize = 128;
+
+/// A map's fields; sorted, as Go sorts them. Of two with one name the last holds, as in Go.
+pub type Fields<'a> = BTreeMap<String, &'a RawValue>;
+
+/// A value is no JSON, is nested too deeply or has half of a surrogate pair. Carries nothing: the text is secret.
+#[derive(Debug)]
+pub struct Unreadable;
+
+/// The fields of a map.
+pub fn fields(value: &RawValue) -> Result<Fields<'_>, Unreadable> {
+    serde_json::from_str(value.get()).map_err(|_| Unreadable)
+}
+
+/// A text without its quotes; anything else as it is written.
+pub fn plain(value: &RawValue) -> Result<String, Unreadable> {
+    if value.get().starts_with('"') {
+        return serde_json::from_str(value.get()).map_err(|_| Unreadable);
+    }
+    let mut out = String::new();
+    write(value, &mut out)?;
+    Ok(out)
+}
 
 /// Appends a value.
-pub fn write(value: &Value, out: &mut String) {
-    match value {
-        Value::Null => out.push_str("null"),
-        Value::Bool(true) => out.push_str("true"),
-        Value::Bool(false) => out.push_str("false"),
-        Value::Number(number) => out.push_str(&number.to_string()),
-        Value::String(text) => write_text(text, out),
-        Value::Array(items) => {
-            out.push('[');
-            for (index, item) in items.iter().enumerate() {
-                if index > 0 {
-                    out.push(',');
-                }
-                write(item, out);
-            }
-            out.push(']');
-        }
-        // Sorted already: serde_json's map is a BTreeMap unless `preserve_order` is on.
-        Value::Object(fields) => {
+pub fn write(value: &RawValue, out: &mut String) -> Result<(), Unreadable> {
+    write_at(value, out, 0)
+}
+
+fn write_at(value: &RawValue, out: &mut String, depth: usize) -> Result<(), Unreadable> {
+    if depth > DEEPEST {
+        return Err(Unreadable);
+    }
+    let text = value.get();
+    match text.as_bytes().first() {
+        Some(b'{') => {
             out.push('{');
-            for (index, (name, field)) in fields.iter().enumerate() {
+            for (index, (name, field)) in fields(value)?.into_iter().enumerate() {
                 if index > 0 {
                     out.push(',');
                 }
-                write_text(name, out);
+                write_text(&name, out);
                 out.push(':');
-                write(field, out);
+                write_at(field, out, depth + 1)?;
             }
             out.push('}');
         }
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(|_| Unreadable)?;
+            out.push('[');
+            for (index, item) in items.into_iter().enumerate() {
+                if index > 0 {
+                    out.push(',');
+                }
+                write_at(item, out, depth + 1)?;
+            }
+            out.push(']');
+        }
+        Some(b'"') => write_text(&Zeroizing::new(plain(value)?), out),
+        // A number, `true`, `false` or `null`.
+        _ => out.push_str(text),
     }
+    Ok(())
 }
 
 /// Appends a string with its quotes (Go's `encoding/json/encode.go`, `appendString`).
@@ -72,7 +110,7 @@ mod tests {
 
     fn written(text: &str) -> String {
         let mut out = String::new();
-        write(&serde_json::from_str(text).unwrap(), &mut out);
+        write(serde_json::from_str(text).unwrap(), &mut out).unwrap();
         out
     }
 
@@ -86,7 +124,8 @@ mod tests {
             written(r#""<a href=\"x\">&\u2028\u0001\b\f\n\u007f/é""#),
             "\"\\u003ca href=\\\"x\\\"\\u003e\\u0026\\u2028\\u0001\\b\\f\\n\u{7f}/é\""
         );
-        assert_eq!(written("1.10"), "1.10");
+        assert_eq!(written(r#"{"a":1,"b":2,"a":3}"#), r#"{"a":3,"b":2}"#);
+        assert_eq!(written("[1.10, 1e3 ,1E5]"), "[1.10,1e3,1E5]");
         assert_eq!(
             written("123456789012345678901234"),
             "123456789012345678901234"

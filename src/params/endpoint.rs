@@ -1,0 +1,138 @@
+//! Where the server is, and how one logs in there.
+
+use std::path::PathBuf;
+
+use super::{Defaults, Reader, boolean, cut, path};
+use crate::spec::{Endpoint, Tls};
+
+/// Where Vault's own clients look when nobody tells them (`api.DefaultConfig`).
+const USUAL_ADDRESS: &str = "https://127.0.0.1:8200";
+impl Reader {
+    pub fn auth_mount(&mut self, defaults: &Defaults) -> String {
+        let kubernetes = self.take("vaultKubernetesMountPath");
+        let auth = self.take("vaultAuthMountPath");
+        if kubernetes.is_some() && auth.is_some() {
+            self.fault(
+                "vaultAuthMountPath",
+                "is set together with vaultKubernetesMountPath",
+                "keep vaultAuthMountPath alone",
+            );
+        }
+        let given = auth.or(kubernetes);
+        let text = given.unwrap_or_else(|| defaults.auth_mount.clone());
+        path::mount(&text).unwrap_or_else(|problem| {
+            let problem = format!("{text:?} {problem}");
+            self.fault(
+                "vaultAuthMountPath",
+                problem,
+                "give the mount's path, e.g. kubernetes or teams/a/kubernetes",
+            );
+            String::new()
+        })
+    }
+
+    pub fn endpoint(&mut self, defaults: &Defaults) -> Endpoint {
+        let given = self
+            .take("vaultAddress")
+            .or_else(|| defaults.address.clone());
+        let address = given.unwrap_or_else(|| USUAL_ADDRESS.to_owned());
+        let address = lower_scheme(address.trim_end_matches('/'));
+        if let Err(problem) = check_address(&address) {
+            // Before an `@` stands a password.
+            let shown = match address.contains('@') {
+                true => String::new(),
+                false => format!("{:?} ", cut(&address)),
+            };
+            self.fault(
+                "vaultAddress",
+                format!("{shown}{problem}"),
+                "write it as https://vault.example:8200 (class, -vault-addr, or VAULT_ADDR)",
+            );
+        }
+        let given = self.take("vaultNamespace");
+        let namespace = given.or_else(|| defaults.namespace.clone());
+        if namespace
+            .as_ref()
+            .is_some_and(|namespace| namespace.chars().any(|c| c.is_control() || !c.is_ascii()))
+        {
+            self.fault(
+                "vaultNamespace",
+                "has a control character or one beyond ASCII, which no header may carry",
+                "write it as team/sub",
+            );
+        }
+        Endpoint {
+            address,
+            namespace,
+            tls: self.tls(&defaults.tls),
+        }
+    }
+
+    /// The class' settings over the defaults, field by field; one way to name CAs replaces the others.
+    fn tls(&mut self, defaults: &Tls) -> Tls {
+        let mut tls = defaults.clone();
+        let ca_pem = self.take("vaultCACert");
+        let ca_file = self.take("vaultCACertPath").map(PathBuf::from);
+        let ca_directory = self.take("vaultCADirectory").map(PathBuf::from);
+        if ca_pem.is_some() || ca_file.is_some() || ca_directory.is_some() {
+            (tls.ca_pem, tls.ca_file, tls.ca_directory) = (ca_pem, ca_file, ca_directory);
+        }
+        tls.server_name = self.take("vaultTLSServerName").or(tls.server_name);
+        let certificate = self.take("vaultTLSClientCertPath").map(PathBuf::from);
+        tls.client_certificate = certificate.or(tls.client_certificate);
+        let key = self.take("vaultTLSClientKeyPath").map(PathBuf::from);
+        tls.client_key = key.or(tls.client_key);
+        if let Some(text) = self.take("vaultSkipTLSVerify") {
+            match boolean(&text) {
+                Some(value) => tls.skip_verify = value,
+                None => self.fault(
+                    "vaultSkipTLSVerify",
+                    format!("{text:?} is neither true nor false"),
+                    "write \"true\" or \"false\"",
+                ),
+            }
+        }
+        tls
+    }
+}
+
+fn check_address(address: &str) -> Result<(), String> {
+    let rest = address
+        .strip_prefix("https://")
+        .or_else(|| address.strip_prefix("http://"));
+    let Some(rest) = rest else {
+        return Err("has no https:// or http:// before the host".to_owned());
+    };
+    if rest.contains('@') {
+        return Err("has a user name, which is not used".to_owned());
+    }
+    if rest.contains(['?', '#', '%']) {
+        return Err("has a query, a fragment or an escape".to_owned());
+    }
+    let (authority, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+    if authority.is_empty() || authority.starts_with(':') {
+        return Err("has no host".to_owned());
+    }
+    if prefix.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err("has \".\" or \"..\" in its path".to_owned());
+    }
+    let authority: http::uri::Authority = authority
+        .parse()
+        .map_err(|error| format!("is no URL ({error})"))?;
+    let named_port = authority.as_str().strip_prefix(authority.host());
+    if named_port.is_some_and(|port| !port.is_empty()) && authority.port_u16().is_none() {
+        return Err("has a port that is no number up to 65535".to_owned());
+    }
+    match address.parse::<http::Uri>() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!("is no URL ({error})")),
+    }
+}
+
+/// A scheme counts in any case; our own comparisons know one.
+fn lower_scheme(address: &str) -> String {
+    match address.split_once("://") {
+        Some((scheme, rest)) => format!("{}://{rest}", scheme.to_ascii_lowercase()),
+        None => address.to_owned(),
+    }
+}
