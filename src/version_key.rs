@@ -216,3 +216,6 @@ fn entry(key: &SecretBytes) -> BTreeMap<String, ByteString> {
 fn random() -> SecretBytes {
     SecretBytes::from(rand::random::<[u8; LENGTH]>().to_vec())
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@
 //! | room | what it owns |
 //! |---|---|
 //! | [`server`] | the listener, TLS, faults on demand, what tests ask of it |
+//! | `http` | requests taken apart, answers written |
 //! | `core` | the state and the order of checks that every request goes through |
 //! | `tokens`, `leases`, `policy`, `quota` | one kind of state each |
 //! | `auth` | the kubernetes and jwt methods |
@@ -20,6 +21,7 @@ mod clock;
 mod core;
 mod engine;
 mod faults;
+mod http;
 mod jwt;
 mod leases;
 mod policy;

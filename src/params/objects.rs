@@ -202,35 +202,15 @@ impl Listed {
             String::new()
         });
         let (written, at) = text(self.method.as_ref(), place);
-        let method = match written.to_ascii_uppercase().as_str() {
-            "" | "GET" => Method::Get,
-            "POST" => Method::Post,
-            "PUT" => Method::Put,
-            _ => {
-                tell(
-                    "method",
-                    at,
-                    format!("{written:?} cannot be used"),
-                    "use GET, POST or PUT",
-                );
-                Method::Get
-            }
-        };
+        let method = method(written).unwrap_or_else(|problem| {
+            tell("method", at, problem, "use GET, POST or PUT");
+            Method::Get
+        });
         let (written, at) = text(self.encoding.as_ref(), place);
-        let encoding = match written.to_ascii_lowercase().as_str() {
-            "" | "utf-8" => Encoding::Utf8,
-            "base64" => Encoding::Base64,
-            "hex" => Encoding::Hex,
-            _ => {
-                tell(
-                    "encoding",
-                    at,
-                    format!("{written:?} is not known"),
-                    "use utf-8, base64 or hex",
-                );
-                Encoding::Utf8
-            }
-        };
+        let encoding = encoding(written).unwrap_or_else(|problem| {
+            tell("encoding", at, problem, "use utf-8, base64 or hex");
+            Encoding::Utf8
+        });
         let args = self.secret_args.and_then(|args| {
             let at = args.referenced;
             match args.value? {
@@ -282,6 +262,26 @@ fn text(written: Option<&Spanned<Option<String>>>, place: Location) -> (&str, Lo
             written.referenced,
         )
     })
+}
+
+/// A method, in any case; none is a read.
+fn method(written: &str) -> Result<Method, String> {
+    match written.to_ascii_uppercase().as_str() {
+        "" | "GET" => Ok(Method::Get),
+        "POST" => Ok(Method::Post),
+        "PUT" => Ok(Method::Put),
+        _ => Err(format!("{written:?} cannot be used")),
+    }
+}
+
+/// An encoding, in any case.
+fn encoding(written: &str) -> Result<Encoding, String> {
+    match written.to_ascii_lowercase().as_str() {
+        "" | "utf-8" => Ok(Encoding::Utf8),
+        "base64" => Ok(Encoding::Base64),
+        "hex" => Ok(Encoding::Hex),
+        _ => Err(format!("{written:?} is not known")),
+    }
 }
 
 /// Permission bits: a number (old octal was read as such), or a text in octal. Zero and nothing mean the
