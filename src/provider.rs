@@ -6,7 +6,8 @@ pub mod proto;
 pub mod socket;
 pub mod status;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -19,6 +20,7 @@ use tracing::{debug, warn};
 use crate::metrics::Metrics;
 use crate::mount::{Mounted, Mounter};
 use crate::params::{self, Attributes, Defaults};
+use crate::spec::MountSpec;
 use proto::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
 use proto::{File, MountRequest, MountResponse, ObjectVersion, VersionRequest, VersionResponse};
 
@@ -28,6 +30,8 @@ const PROTOCOL: &str = "v1alpha1";
 const RUNTIME_NAME: &str = "leasehold";
 /// Requests in hand at once. Those above wait, unread: their bodies take no memory.
 const REQUESTS_AT_ONCE: usize = 1024;
+/// How many warnings are remembered as told.
+const REMEMBERED: usize = 4096;
 /// The largest request: attributes and secrets are bounded to 1 MiB each when they are parsed.
 const LARGEST_REQUEST: usize = 3 * 1024 * 1024;
 
@@ -37,6 +41,8 @@ pub struct Provider {
     mounter: Arc<Mounter>,
     defaults: Arc<Defaults>,
     metrics: Metrics,
+    /// Warnings that were told already: a class is parsed at every poll of every pod.
+    told: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Provider {
@@ -47,6 +53,7 @@ impl Provider {
             mounter,
             defaults: Arc::new(defaults),
             metrics,
+            told: Arc::default(),
         }
     }
 
@@ -71,6 +78,19 @@ impl Provider {
             .await
     }
 
+    fn tell(&self, spec: &MountSpec, warnings: &[String]) {
+        for warning in warnings {
+            let namespace = &spec.pod.namespace;
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.len() >= REMEMBERED {
+                told.clear();
+            }
+            if told.insert(format!("{namespace}/{}: {warning}", spec.class)) {
+                warn!(namespace, class = spec.class, warning);
+            }
+        }
+    }
+
     async fn mounted(&self, request: &MountRequest) -> Result<MountResponse, Status> {
         let attributes = Attributes {
             attributes: &request.attributes,
@@ -83,14 +103,7 @@ impl Provider {
             warn!(target_path = request.target_path, %faults, "request refused");
             status::of_faults(&faults)
         })?;
-        for warning in &parsed.warnings {
-            warn!(
-                volume = %parsed.spec.volume,
-                class = parsed.spec.class,
-                namespace = parsed.spec.pod.namespace,
-                warning
-            );
-        }
+        self.tell(&parsed.spec, &parsed.warnings);
         let outcome = self.mounter.mount(parsed.spec, parsed.tokens).await;
         match outcome.as_ref() {
             Ok(mounted) => Ok(response(mounted)),

@@ -47,7 +47,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ),
     (
         "provider",
-        &["metrics", "mount", "params", "render", "vault"],
+        &["metrics", "mount", "params", "render", "spec", "vault"],
     ),
     ("config", &["params", "spec", "telemetry"]),
     (

@@ -119,7 +119,12 @@ pub async fn login(
         },
         policies: auth.policies,
         renewable: auth.renewable,
-        granted: Duration::from_secs(auth.lease_duration),
+        // Only a token that cannot be renewed may be without end (root's).
+        granted: if auth.renewable {
+            ending(auth.lease_duration)
+        } else {
+            Duration::from_secs(auth.lease_duration)
+        },
     })
 }
 
@@ -167,7 +172,7 @@ pub async fn read(
             id: envelope.lease_id,
             renewable: envelope.renewable,
         };
-        (keep, Duration::from_secs(envelope.lease_duration))
+        (keep, ending(envelope.lease_duration))
     };
     Ok(Grant {
         request: request.clone(),
@@ -201,8 +206,7 @@ fn life(method: Verb, signs: &Signs, refresh: Duration) -> (Keep, Duration) {
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default();
             let left = Duration::from_secs(end).saturating_sub(now);
-            // Zero would mean without end.
-            (Keep::Certificate, left.max(Duration::from_secs(1)))
+            (Keep::Certificate, ending(left.as_secs()))
         }
         None => (Keep::Written, refresh),
     }
@@ -232,14 +236,12 @@ pub async fn renew_self(
         .take()
         .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply renews nothing"))?;
     zeroize::Zeroize::zeroize(&mut auth.client_token);
-    Ok(Renewal {
-        term: Term {
-            sent,
-            granted: Duration::from_secs(auth.lease_duration),
-        },
-        renewable: auth.renewable,
-        capped: capped(parsed.warnings.as_deref()),
-    })
+    Ok(renewal(
+        sent,
+        auth.lease_duration,
+        auth.renewable,
+        parsed.warnings,
+    ))
 }
 
 /// `POST sys/leases/renew` with the id in the body: the path form is not in the `default` policy.
@@ -255,14 +257,12 @@ pub async fn renew_lease(
     let call = post("sys/leases/renew", &body, token);
     let reply = send(transport, endpoint, asked, call).await?;
     let lease: Lease = parse(asked, &reply)?;
-    Ok(Renewal {
-        term: Term {
-            sent,
-            granted: Duration::from_secs(lease.lease_duration),
-        },
-        renewable: lease.renewable,
-        capped: capped(lease.warnings.as_deref()),
-    })
+    Ok(renewal(
+        sent,
+        lease.lease_duration,
+        lease.renewable,
+        lease.warnings,
+    ))
 }
 
 /// `POST auth/token/revoke-self`.
@@ -289,6 +289,23 @@ pub async fn revoke_lease(
     let call = post("sys/leases/revoke", &body, token);
     send(transport, endpoint, asked, call).await?;
     Ok(())
+}
+
+fn renewal(sent: Moment, seconds: u64, renewable: bool, warnings: Option<Vec<String>>) -> Renewal {
+    Renewal {
+        term: Term {
+            sent,
+            granted: ending(seconds),
+        },
+        renewable,
+        // Floored to nothing: its last second has begun.
+        capped: seconds == 0 || capped(warnings.as_deref()),
+    }
+}
+
+/// A duration of something that ends. Zero would mean that it never does, and the server floors.
+fn ending(seconds: u64) -> Duration {
+    Duration::from_secs(seconds.max(1))
 }
 
 /// `TTL of "1h" exceeded the effective max_ttl of "5m"`, `period of … exceeded …` (OpenBao
