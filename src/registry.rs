@@ -1,6 +1,6 @@
 //! The node's lease registry: every mounted volume with its sessions and grants.
 //!
-//! [`Registry`] is the handle; the state belongs to one task, the [`worker`], and is reached by messages
+//! [`Registry`] is the handle; the state belongs to one task, the worker, and is reached by messages
 //! alone. A Mount takes a [`Claim`] on its volume, puts a new session into it *before* its first read,
 //! and ends it with what it read. What is in the registry is renewed until its volume goes, and then
 //! revoked; the [`journal`] carries it over our own restarts.

@@ -380,3 +380,75 @@ fn parse<'a, T: Deserialize<'a>>(asked: Asked<'_>, reply: &'a Reply) -> Result<T
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn kept(method: Verb, data: &str) -> (Keep, Duration) {
+        life(
+            method,
+            &serde_json::from_str(data).unwrap_or_default(),
+            HOUR,
+        )
+    }
+
+    #[test]
+    fn the_signs_of_a_life() {
+        let rotated = r#"{"ttl": 30, "last_vault_rotation": "2026-01-01T00:00:00Z"}"#;
+        let table = [
+            (Verb::Get, "{}", Keep::Static, 0),
+            (Verb::Get, "[]", Keep::Static, 0),
+            (Verb::Get, r#"{"ttl": 30}"#, Keep::Static, 0),
+            (
+                Verb::Get,
+                r#"{"certificate": "x", "expiration": 1}"#,
+                Keep::Static,
+                0,
+            ),
+            (Verb::Get, rotated, Keep::Rotated, 30),
+            (
+                Verb::Get,
+                r#"{"ttl": 0, "rotation_period": 60}"#,
+                Keep::Rotated,
+                2,
+            ),
+            (Verb::Post, r#"{"plaintext": "x"}"#, Keep::Written, 3600),
+            (
+                Verb::Put,
+                r#"{"certificate": "no PEM"}"#,
+                Keep::Written,
+                3600,
+            ),
+            (
+                Verb::Put,
+                r#"{"certificate": "x", "expiration": 1}"#,
+                Keep::Certificate,
+                1,
+            ),
+        ];
+        for (method, data, keep, seconds) in table {
+            let wanted = (keep, Duration::from_secs(seconds));
+            assert_eq!(kept(method, data), wanted, "{data}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_without_a_stated_end_tells_its_own() {
+        let made = rcgen::generate_simple_self_signed(vec!["web".to_owned()]).unwrap();
+        let data = serde_json::json!({ "certificate": made.cert.pem() }).to_string();
+        let (keep, left) = kept(Verb::Post, &data);
+        assert_eq!(keep, Keep::Certificate);
+        assert!(left > HOUR * 24 * 365);
+    }
+
+    #[test]
+    fn what_is_floored_to_nothing_still_ends() {
+        let sent = Moment::from_boot(HOUR);
+        let last = renewal(sent, 0, true, None);
+        assert!(last.capped);
+        assert_eq!(last.term.end(), Some(sent.plus(Duration::from_secs(1))));
+    }
+}
