@@ -4,8 +4,10 @@
 //! counts only with proven sight: a kubelet directory that is unmounted, moved or unreadable must never
 //! look like the end of every volume of the node.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -37,14 +39,14 @@ pub struct Settings {
 }
 
 /// What a look at a path shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Presence {
     /// It is there.
     Present,
     /// It is not, and we see well enough to say so.
     Absent,
-    /// We cannot say.
-    Blind,
+    /// We cannot say, and why.
+    Blind(String),
 }
 
 /// Our eyes. Clones share what was learnt at the first proof.
@@ -59,7 +61,8 @@ struct Eyes {
 }
 
 impl Sight {
-    /// Looks once, so that the directory's identity is that of the start where it is there by then.
+    /// Looks once, so that the directory's identity is that of the start where it is there by then;
+    /// one that comes later is taken when it comes.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let sight = Self(Arc::new(Eyes {
@@ -80,35 +83,34 @@ impl Sight {
         let shown = directory.display();
         fs::read_dir(directory).map_err(|error| format!("{shown} cannot be read: {error}"))?;
         let metadata = fs::metadata(directory).map_err(|error| format!("{shown}: {error}"))?;
-        let identity = (metadata.dev(), metadata.ino());
-        let mut known = self
-            .0
-            .identity
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if *known.get_or_insert(identity) != identity {
-            return Err(format!(
-                "{shown} is not the directory that was there at the start"
-            ));
+        if let Some(uid) = &self.0.own_pod_uid
+            && !directory.join(uid).exists()
+        {
+            return Err(format!("{shown} does not show our own pod {uid}"));
         }
-        drop(known);
-        match &self.0.own_pod_uid {
-            Some(uid) if !directory.join(uid).exists() => {
-                Err(format!("{shown} does not show our own pod {uid}"))
-            }
-            _ => Ok(()),
+        // Only now: the empty directory under a mount that is not there yet would else be taken for
+        // the true one, and the true one then be refused for good.
+        let identity = (metadata.dev(), metadata.ino());
+        let known = &self.0.identity;
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known.get_or_insert(identity) == identity {
+            Ok(())
+        } else {
+            Err(format!(
+                "{shown} is not the directory that was there at the start"
+            ))
         }
     }
 
     /// Looks at one path. Blocks for as long as the file system does.
     #[must_use]
     pub fn look(&self, path: &Path) -> Presence {
-        let below = path.starts_with(&self.0.pods_dir)
-            && path
-                .components()
-                .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-        if !below {
-            return Presence::Blind;
+        let clean = path
+            .components()
+            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+        if !clean || !path.starts_with(&self.0.pods_dir) {
+            let (path, root) = (path.display(), self.0.pods_dir.display());
+            return Presence::Blind(format!("{path} is not below {root}"));
         }
         match fs::symlink_metadata(path) {
             Ok(_) => Presence::Present,
@@ -119,13 +121,10 @@ impl Sight {
                 ) =>
             {
                 // After the look, not before: sight lost in between must not count.
-                if self.prove().is_ok() {
-                    Presence::Absent
-                } else {
-                    Presence::Blind
-                }
+                self.prove()
+                    .map_or_else(Presence::Blind, |()| Presence::Absent)
             }
-            Err(_) => Presence::Blind,
+            Err(error) => Presence::Blind(format!("{}: {error}", path.display())),
         }
     }
 }
@@ -136,17 +135,28 @@ pub async fn watch(
     settings: Settings,
     sight: Sight,
     registry: Registry,
+    asked: mpsc::UnboundedReceiver<VolumeId>,
+    metrics: Metrics,
+) {
+    let hints = Hints::new();
+    watch_with(hints, settings, sight, registry, asked, metrics).await;
+}
+
+async fn watch_with(
+    mut hints: Hints,
+    settings: Settings,
+    sight: Sight,
+    registry: Registry,
     mut asked: mpsc::UnboundedReceiver<VolumeId>,
     metrics: Metrics,
 ) {
-    let mut hints = Hints::new();
     let mut seeing = true;
     let mut sweep = Instant::now() + settings.interval;
     loop {
-        let targets = tokio::select! {
+        let (targets, all) = tokio::select! {
             () = tokio::time::sleep_until(sweep) => {
                 sweep = Instant::now() + settings.interval;
-                registry.paths().await
+                (registry.paths().await, true)
             }
             Some(volume) = asked.recv() => {
                 hints.add(&volume);
@@ -155,12 +165,15 @@ pub async fn watch(
                     hints.add(&volume);
                     targets.push(volume);
                 }
-                targets
+                (targets, false)
             }
-            volumes = hints.next() => volumes,
+            volumes = hints.next() => (volumes, false),
         };
-        let (sightings, proof) = look_at(&sight, targets).await;
-        tell_sight(&mut seeing, proof, &metrics);
+        let (sightings, blind) = look_at(&sight, targets).await;
+        // That nothing is hidden is shown only by a look at everything.
+        if all || blind.is_some() {
+            tell_sight(&mut seeing, blind, &metrics);
+        }
         for (volume, sighting) in &sightings {
             if *sighting == Sighting::Absent {
                 hints.forget(volume);
@@ -173,39 +186,42 @@ pub async fn watch(
     }
 }
 
+/// What was seen of many paths, and why not all of it.
 async fn look_at(
     sight: &Sight,
     targets: Vec<VolumeId>,
-) -> (Vec<(VolumeId, Sighting)>, Result<(), String>) {
+) -> (Vec<(VolumeId, Sighting)>, Option<String>) {
     let sight = sight.clone();
     let looks = tokio::task::spawn_blocking(move || {
         let mut sightings = Vec::with_capacity(targets.len());
+        let mut blind = None;
         for volume in targets {
             match sight.look(&volume.target_path) {
                 Presence::Present => sightings.push((volume, Sighting::Present)),
                 Presence::Absent => sightings.push((volume, Sighting::Absent)),
-                Presence::Blind => {}
+                Presence::Blind(reason) => blind = blind.or(Some(reason)),
             }
         }
-        (sightings, sight.prove())
+        // Lost sight is the better reason, and is to be told where there is no volume as well.
+        (sightings, sight.prove().err().or(blind))
     });
     looks
         .await
-        .unwrap_or_else(|_| (Vec::new(), Err("the look itself broke down".to_owned())))
+        .unwrap_or_else(|_| (Vec::new(), Some("the look itself broke down".to_owned())))
 }
 
 /// Says once that sight was lost, and once that it is back.
-fn tell_sight(seeing: &mut bool, proof: Result<(), String>, metrics: &Metrics) {
-    match (*seeing, proof) {
-        (true, Err(reason)) => {
+fn tell_sight(seeing: &mut bool, blind: Option<String>, metrics: &Metrics) {
+    match (*seeing, blind) {
+        (true, Some(reason)) => {
             error!(
                 reason,
-                "the ends of volumes cannot be seen: nothing is released until they can be again; mount kubelet's pods directory as a read-only hostPath"
+                "the ends of volumes cannot be seen: what is out of sight is not released until it can be seen again; mount kubelet's pods directory as a read-only hostPath, under its own path"
             );
             metrics.degraded("no_path_view", true);
             *seeing = false;
         }
-        (false, Ok(())) => {
+        (false, None) => {
             info!("the ends of volumes can be seen again");
             metrics.degraded("no_path_view", false);
             *seeing = true;
@@ -225,18 +241,21 @@ struct Hints {
 
 impl Hints {
     fn new() -> Self {
-        let events = Inotify::init().and_then(|inotify| inotify.into_event_stream([0; 4096]));
-        let mut hints = Self {
-            events: None,
-            by_watch: HashMap::new(),
-            by_volume: HashMap::new(),
-            told: false,
-        };
-        match events {
+        let mut hints = Self::none();
+        match Inotify::init().and_then(|inotify| inotify.into_event_stream([0; 4096])) {
             Ok(events) => hints.events = Some(events),
             Err(error) => hints.tell(&error),
         }
         hints
+    }
+
+    fn none() -> Self {
+        Self {
+            events: None,
+            by_watch: HashMap::new(),
+            by_volume: HashMap::new(),
+            told: false,
+        }
     }
 
     fn add(&mut self, volume: &VolumeId) {
@@ -270,18 +289,23 @@ impl Hints {
         let Some(events) = &mut self.events else {
             return std::future::pending().await;
         };
-        let mut ready = events.ready_chunks(256);
-        let Some(chunk) = ready.next().await else {
-            drop(ready);
+        let chunk = events.ready_chunks(256).next().await.unwrap_or_default();
+        let mut volumes = Vec::new();
+        let mut broken = chunk.is_empty();
+        for event in chunk {
+            match event {
+                // An overflown queue names no watch; the periodic look makes up for it.
+                Ok(event) => volumes.extend(self.by_watch.get(&event.wd).cloned()),
+                Err(error) => {
+                    self.tell(&error);
+                    broken = true;
+                }
+            }
+        }
+        if broken {
+            // A stream that goes on failing would be read again and again without a pause.
             self.events = None;
-            return Vec::new();
-        };
-        let mut volumes: Vec<VolumeId> = chunk
-            .into_iter()
-            .filter_map(|event: io::Result<inotify::Event<OsString>>| {
-                self.by_watch.get(&event.ok()?.wd).cloned()
-            })
-            .collect();
+        }
         volumes.dedup();
         volumes
     }
@@ -290,70 +314,5 @@ impl Hints {
         if !std::mem::replace(&mut self.told, true) {
             warn!(%error, "inotify is not available: the ends of volumes are found by the periodic look alone; raise fs.inotify.max_user_watches");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(pods_dir: &Path, own_pod_uid: Option<&str>) -> Settings {
-        Settings {
-            pods_dir: pods_dir.to_owned(),
-            own_pod_uid: own_pod_uid.map(str::to_owned),
-            interval: Duration::from_secs(5),
-            confirm: Duration::from_secs(2),
-        }
-    }
-
-    #[test]
-    fn a_missing_path_is_absent_only_with_proven_sight() {
-        let root = tempfile::tempdir().unwrap();
-        let pods = root.path().join("pods");
-        fs::create_dir_all(pods.join("own")).unwrap();
-        let path = pods.join("uid/volumes/kubernetes.io~csi/v/mount");
-        fs::create_dir_all(&path).unwrap();
-        let sight = Sight::new(&settings(&pods, Some("own")));
-        assert_eq!(sight.look(&path), Presence::Present);
-        fs::remove_dir(&path).unwrap();
-        assert_eq!(sight.look(&path), Presence::Absent);
-        // Our own pod out of sight.
-        fs::rename(pods.join("own"), pods.join("other")).unwrap();
-        assert_eq!(sight.look(&path), Presence::Blind);
-        fs::rename(pods.join("other"), pods.join("own")).unwrap();
-        assert_eq!(sight.look(&path), Presence::Absent);
-        // Another directory in its place: an unmounted hostPath shows an empty one.
-        fs::rename(&pods, root.path().join("moved")).unwrap();
-        assert_eq!(sight.look(&path), Presence::Blind);
-        fs::create_dir_all(pods.join("own")).unwrap();
-        assert_eq!(sight.look(&path), Presence::Blind);
-        fs::remove_dir_all(&pods).unwrap();
-        fs::rename(root.path().join("moved"), &pods).unwrap();
-        assert_eq!(sight.look(&path), Presence::Absent);
-    }
-
-    #[test]
-    fn paths_outside_the_pods_directory_are_not_judged() {
-        let root = tempfile::tempdir().unwrap();
-        let sight = Sight::new(&settings(root.path(), None));
-        assert_eq!(sight.look(Path::new("/nowhere/mount")), Presence::Blind);
-        assert_eq!(sight.look(&root.path().join("a/../b")), Presence::Blind);
-        assert_eq!(sight.look(&root.path().join("a/b")), Presence::Absent);
-    }
-
-    #[tokio::test]
-    async fn a_removal_beside_a_watch_is_a_hint() {
-        let root = tempfile::tempdir().unwrap();
-        let path = root.path().join("uid/volumes/kubernetes.io~csi/v/mount");
-        fs::create_dir_all(&path).unwrap();
-        let volume = VolumeId {
-            pod_uid: "uid".to_owned(),
-            target_path: path.clone(),
-        };
-        let mut hints = Hints::new();
-        hints.add(&volume);
-        fs::remove_dir(&path).unwrap();
-        let hinted = tokio::time::timeout(Duration::from_secs(5), hints.next()).await;
-        assert!(hinted.unwrap() == [volume]);
     }
 }
