@@ -135,21 +135,10 @@ pub async fn watch(
     settings: Settings,
     sight: Sight,
     registry: Registry,
-    asked: mpsc::UnboundedReceiver<VolumeId>,
-    metrics: Metrics,
-) {
-    let hints = Hints::new();
-    watch_with(hints, settings, sight, registry, asked, metrics).await;
-}
-
-async fn watch_with(
-    mut hints: Hints,
-    settings: Settings,
-    sight: Sight,
-    registry: Registry,
     mut asked: mpsc::UnboundedReceiver<VolumeId>,
     metrics: Metrics,
 ) {
+    let mut hints = Hints::new();
     let mut seeing = true;
     let mut sweep = Instant::now() + settings.interval;
     loop {
@@ -241,21 +230,17 @@ struct Hints {
 
 impl Hints {
     fn new() -> Self {
-        let mut hints = Self::none();
+        let mut hints = Self {
+            events: None,
+            by_watch: HashMap::new(),
+            by_volume: HashMap::new(),
+            told: false,
+        };
         match Inotify::init().and_then(|inotify| inotify.into_event_stream([0; 4096])) {
             Ok(events) => hints.events = Some(events),
             Err(error) => hints.tell(&error),
         }
         hints
-    }
-
-    fn none() -> Self {
-        Self {
-            events: None,
-            by_watch: HashMap::new(),
-            by_volume: HashMap::new(),
-            told: false,
-        }
     }
 
     fn add(&mut self, volume: &VolumeId) {

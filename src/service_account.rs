@@ -87,7 +87,10 @@ impl TokenMinter {
                 .map(|status| Secret::from(status.token))
                 .ok_or_else(|| MintError::Refused("its answer holds no token".to_owned())),
             Err(kube::Error::Api(status)) if status.code == 403 => Err(MintError::Forbidden),
-            Err(kube::Error::Api(status)) if status.code < 500 => {
+            // Throttled or timed out is no refusal: the same request may succeed in a second.
+            Err(kube::Error::Api(status))
+                if status.code < 500 && !matches!(status.code, 408 | 429) =>
+            {
                 Err(MintError::Refused(status.message.clone()))
             }
             Err(_) => Err(MintError::Unreachable),

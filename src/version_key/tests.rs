@@ -10,10 +10,11 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
-use kube::Client;
+use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::keeper::ENTRY;
 use super::*;
 
 const NAME: &str = "vault-csi-provider-hmac-key";

@@ -10,6 +10,8 @@
 )]
 
 pub mod admin;
+pub mod api_server;
 pub mod daemon;
 pub mod driver;
+pub mod held;
 pub mod world;
