@@ -16,7 +16,7 @@ mod upkeep;
 mod volume;
 mod worker;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,9 +137,6 @@ pub(crate) enum Message {
         uid: String,
         grace: Duration,
     },
-    PodsPresent {
-        uids: HashSet<String>,
-    },
     Stop {
         done: oneshot::Sender<()>,
     },
@@ -210,11 +207,6 @@ impl Registry {
     /// seen, its volumes end `grace` (plus a margin) from now.
     pub fn pod_gone(&self, uid: String, grace: Duration) {
         self.tell(Message::PodGone { uid, grace });
-    }
-
-    /// The complete list of this node's pods: one that is missing went while nobody watched.
-    pub fn pods_present(&self, uids: HashSet<String>) {
-        self.tell(Message::PodsPresent { uids });
     }
 
     /// Writes everything down and ends the worker. Revokes nothing: a shutdown is no unmount.

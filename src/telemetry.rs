@@ -37,6 +37,6 @@ pub fn init(telemetry: &Telemetry) {
 fn filter(level: LevelFilter) -> EnvFilter {
     let libraries = level.min(LevelFilter::WARN);
     EnvFilter::new(format!(
-        "{libraries},leasehold={level},vaultrs=off,rustify=off"
+        "{libraries},leasehold={level},vaultrs=off,rustify=off,kube_client=off,kube_runtime=off"
     ))
 }

@@ -429,8 +429,6 @@ async fn a_path_that_was_never_seen_leaves_the_decision_to_the_pod() {
         !node.registry.observed(absent).await,
         "never seen: its absence means nothing"
     );
-    node.registry
-        .pods_present(HashSet::from(["uid".to_owned()]));
     pass(HOUR).await;
     assert_eq!(node.server.count("revoke token"), 0);
     node.registry

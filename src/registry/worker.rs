@@ -1,7 +1,7 @@
 //! The one task that owns the registry's state: it takes messages, keeps the deadline queue, and sends
 //! renewals and revocations out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -161,7 +161,6 @@ impl Worker {
                 let _ = reply.send(self.observed(sightings));
             }
             Message::PodGone { uid, grace } => self.pod_gone(&uid, grace),
-            Message::PodsPresent { uids } => self.pods_present(&uids),
             // Ends the loop before it comes here.
             Message::Stop { .. } => {}
         }
@@ -298,27 +297,6 @@ impl Worker {
                 volume.forsaken_at = Some(until);
                 self.changed(key, None);
             }
-        }
-    }
-
-    fn pods_present(&mut self, uids: &HashSet<String>) {
-        let mut gone = HashSet::new();
-        let mut back = Vec::new();
-        for (key, volume) in &self.volumes {
-            if !uids.contains(&volume.id.pod_uid) {
-                gone.insert(volume.id.pod_uid.clone());
-            } else if volume.stage == Stage::Mounted && volume.forsaken_at.is_some() {
-                back.push(*key);
-            }
-        }
-        for key in back {
-            if let Some(volume) = self.volumes.get_mut(&key) {
-                volume.forsaken_at = None;
-                self.changed(key, None);
-            }
-        }
-        for uid in gone {
-            self.pod_gone(&uid, Duration::ZERO);
         }
     }
 
