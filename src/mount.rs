@@ -285,6 +285,12 @@ impl Mounter {
                         claim.token_dead(session);
                     }
                     grants.retain(|_, grant| grant.lease_id().is_none());
+                    // A certificate that came before the token's death is not issued again.
+                    let kept = failure
+                        .fresh
+                        .iter()
+                        .filter(|grant| grant.lease_id().is_none() && grant.keep != Keep::Static);
+                    grants.extend(kept.map(|grant| (grant.request.clone(), Arc::clone(grant))));
                     let dead = failure.session.as_ref().map(|session| &session.id);
                     info!(volume = %spec.volume, session = dead, "the token is dead: logging in again");
                 }
