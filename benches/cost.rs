@@ -79,7 +79,7 @@ async fn main() {
     for at_once in [1, 16] {
         bare(&url, &jwt, at_once, WARM_UP).await;
         let floor = bare(&url, &jwt, at_once, MOUNTS).await;
-        let node = Node::new(&url, &["-log-level=warn"]);
+        let node = Node::new(&url, &["-log-level=info"]);
         let daemon = node.start().await;
         mounts(&node, &jwt, at_once, WARM_UP, "warm").await;
         let before = cpu(daemon.pid());
@@ -92,7 +92,7 @@ async fn main() {
         );
     }
 
-    let node = Node::new(&url, &["-log-level=warn"]);
+    let node = Node::new(&url, &["-log-level=info"]);
     let daemon = node.start().await;
     let idle = memory(daemon.pid());
     mounts(&node, &jwt, 16, VOLUMES, "hold").await;

@@ -255,10 +255,14 @@ async fn bind_health(config: &Config) -> Result<Option<TcpListener>, BuildError>
         }
         bound => bound,
     };
-    bound.map(Some).map_err(|source| BuildError::Health {
+    let failed = |source| BuildError::Health {
         address: address.clone(),
         source,
-    })
+    };
+    let listener = bound.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    info!(%address, "health and metrics are served");
+    Ok(Some(listener))
 }
 
 fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, BuildError> {
@@ -328,4 +332,16 @@ fn version_key(
     let name = config.hmac_secret_name.clone();
     background.spawn(version_key::keep(secrets, name, publisher));
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hardened_process_leaves_no_core() {
+        harden().unwrap();
+        let behavior = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(behavior, DumpableBehavior::NotDumpable);
+    }
 }

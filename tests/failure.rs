@@ -417,9 +417,11 @@ async fn a_failed_poll_costs_nothing_that_worked() {
 async fn secrets_stay_out_of_the_log() {
     let world = World::new().await;
     let volume = world.volume("web");
-    world
-        .mount(&volume, &class(&format!("{DATABASE}{KV}")))
-        .await;
+    let tokens = world.tokens();
+    let class_of_all = class(&format!("{DATABASE}{KV}"));
+    let mounted = world.driver.mount(&volume, &class_of_all, &tokens).await;
+    assert!(mounted.is_ok());
+    let jwt = &tokens["vault"];
     world
         .refused(
             &volume,
@@ -428,7 +430,6 @@ async fn secrets_stay_out_of_the_log() {
         )
         .await;
     let password = volume.text("password");
-    let jwt = world.tokens().remove("vault").unwrap();
     volume.unmount();
     world.until_nothing_lives().await;
     let log = world.log();
@@ -436,10 +437,9 @@ async fn secrets_stay_out_of_the_log() {
         log.contains("mounted") && log.contains("session revoked"),
         "{log}"
     );
-    for secret in [password.as_str(), "k3y", "p4ss", jwt.as_str(), "s."] {
-        assert!(
-            !log.contains(&format!("\"{secret}")) && !log.contains(&format!(" {secret}")),
-            "{secret} in {log}"
-        );
+    for secret in [password.as_str(), "k3y", "p4ss", jwt.as_str()] {
+        assert!(!log.contains(secret), "{secret} in {log}");
     }
+    let token = |part: &str| part.chars().take_while(char::is_ascii_alphanumeric).count() >= 20;
+    assert!(!log.split("s.").skip(1).any(token), "a token in {log}");
 }

@@ -90,31 +90,22 @@ impl Node {
     pub fn spawn(&self) -> Daemon {
         let start = self.starts.replace(self.starts.get() + 1);
         let log = self.directory.path().join(format!("log-{start}"));
-        let port = free_port();
-        let mut flags = self.flags.clone();
-        flags.push(format!("-health-addr=127.0.0.1:{port}"));
         let child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
-            .args(flags)
+            .args(&self.flags)
             .env_clear()
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log"))
             .spawn()
             .expect("the daemon starts");
-        Daemon { child, log, port }
+        Daemon { child, log }
     }
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// A running daemon; killed when dropped.
 pub struct Daemon {
     child: Child,
     log: PathBuf,
-    port: u16,
 }
 
 impl Daemon {
@@ -160,7 +151,15 @@ impl Daemon {
 
     /// What the health server answers.
     pub async fn get(&self, path: &str) -> io::Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await?;
+        // It says where it listens: a port chosen beforehand could be another's by then.
+        let log = self.log();
+        let told = log
+            .lines()
+            .find(|line| line.contains("health and metrics are served"));
+        let address =
+            told.and_then(|line| line.split('"').find(|part| part.starts_with("127.0.0.1:")));
+        let address = address.ok_or(io::ErrorKind::NotConnected)?;
+        let mut stream = TcpStream::connect(address).await?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut answer = String::new();
