@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use crate::fields::Fields;
+use crate::leases::Lease;
 use crate::text;
 
 /// A request, taken apart.
@@ -16,50 +18,34 @@ pub struct Request {
     pub query: BTreeMap<String, String>,
     pub body: Map<String, Value>,
     pub token: String,
+    /// As it was sent; without slashes around it once the core has found it, and empty for the root.
     pub namespace: String,
-    pub wrap_ttl: Option<Duration>,
+    /// `X-Vault-Wrap-TTL`, as it was sent.
+    pub wrap_ttl: String,
     pub content_type: Option<String>,
 }
 
 impl Request {
+    /// The parameters of its body.
+    pub fn fields(&self) -> Fields<'_> {
+        Fields(&self.body)
+    }
+
     pub fn text(&self, name: &str) -> &str {
-        self.body.get(name).and_then(Value::as_str).unwrap_or("")
+        self.fields().text(name)
     }
 
     pub fn duration(&self, name: &str) -> Option<Duration> {
-        self.body.get(name).and_then(text::duration)
+        self.fields().duration(name)
     }
 
     pub fn flag(&self, name: &str) -> Option<bool> {
-        match self.body.get(name)? {
-            Value::Bool(value) => Some(*value),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        }
+        self.fields().flag(name)
     }
 
-    pub fn number(&self, name: &str) -> Option<u64> {
-        match self.body.get(name)? {
-            Value::Number(number) => number.as_u64(),
-            Value::String(text) => text.parse().ok(),
-            _ => None,
-        }
-    }
-
-    /// A list, or a text with commas.
-    pub fn list(&self, name: &str) -> Vec<String> {
-        match self.body.get(name) {
-            Some(Value::Array(items)) => items
-                .iter()
-                .filter_map(|item| item.as_str().map(str::to_owned))
-                .collect(),
-            Some(Value::String(text)) => text
-                .split(',')
-                .map(|part| part.trim().to_owned())
-                .filter(|part| !part.is_empty())
-                .collect(),
-            _ => Vec::new(),
-        }
+    /// Its path with its namespace: mounts are kept under such paths.
+    pub fn full_path(&self) -> String {
+        joined(&self.namespace, &self.path)
     }
 
     /// Whether it lists: by method, or by `?list=true`.
@@ -82,8 +68,17 @@ impl Request {
     }
 }
 
+/// A path below a namespace; the root namespace has the empty name.
+pub fn joined(namespace: &str, path: &str) -> String {
+    if namespace.is_empty() {
+        path.to_owned()
+    } else {
+        format!("{namespace}/{path}")
+    }
+}
+
 /// An answer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
@@ -149,6 +144,24 @@ impl Answer {
         envelope
     }
 
+    /// Nothing is mounted there.
+    pub fn no_route(path: &str) -> Self {
+        Self::error(
+            404,
+            format!("no handler for route \"{path}\". route entry not found."),
+        )
+    }
+
+    /// The reply that gives or renews a lease.
+    pub fn lease(lease: &Lease, now: Duration, data: Value) -> Self {
+        Self::with(&[
+            ("lease_id", json!(lease.id)),
+            ("renewable", json!(lease.renewable)),
+            ("lease_duration", json!(lease.duration(now))),
+            ("data", data),
+        ])
+    }
+
     pub fn data(data: Value) -> Self {
         Self::with(&[("data", data)])
     }
@@ -176,9 +189,7 @@ impl Answer {
             self.set("warnings", json!(warnings))
         }
     }
-}
 
-impl Answer {
     pub fn status(mut self, status: u16) -> Self {
         self.status = status;
         self

@@ -1,21 +1,24 @@
 //! The state, and the order of checks that every request goes through (OpenBao `http/handler.go`,
 //! `vault/request_handling.go`).
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::answer::{Answer, Request};
+use crate::answer::{Answer, Request, joined};
 use crate::auth::{self, Method, Review};
 use crate::clock::Clock;
-use crate::engine::{self, Engine};
+use crate::engine::{self, Engine, ToLease};
 use crate::leases::{Lease, Leases, Purpose};
 use crate::policy::{self, Policy};
 use crate::quota::Quotas;
 use crate::sys;
+use crate::sys::wrapping::{self, Wrap, Wrapped};
 use crate::text;
 use crate::tokens::{Token, Tokens, Wanted};
+use crate::ttl::Term;
 
 /// The system's default and maximum TTL: 768 h.
 pub const SYSTEM_TTL: Duration = Duration::from_secs(768 * 3600);
@@ -50,14 +53,6 @@ impl<T> Mount<T> {
     }
 }
 
-/// A reply that is kept for whoever unwraps it.
-pub struct Wrapped {
-    pub answer: Answer,
-    pub created: Duration,
-    pub ttl: Duration,
-    pub path: String,
-}
-
 /// The whole state.
 pub struct Core {
     pub clock: Clock,
@@ -65,14 +60,19 @@ pub struct Core {
     pub leased_kv: bool,
     pub sealed: bool,
     pub cluster_id: String,
+    /// By path, their namespace included.
     pub mounts: BTreeMap<String, Mount<Engine>>,
+    /// Likewise, without `auth/`.
     pub auths: BTreeMap<String, Mount<Method>>,
-    pub policies: BTreeMap<String, Policy>,
-    pub namespaces: BTreeSet<String>,
+    /// By namespace and name.
+    pub policies: BTreeMap<(String, String), Policy>,
+    /// The namespaces below the root, and their ids.
+    pub namespaces: BTreeMap<String, String>,
     pub tokens: Tokens,
     pub leases: Leases,
     pub quotas: Quotas,
     pub wrapped: HashMap<String, Wrapped>,
+    /// The ids of those who have logged in, by mount and name.
     pub entities: HashMap<String, String>,
 }
 
@@ -85,7 +85,6 @@ pub enum Step {
 
 impl Core {
     pub fn new(clock: Clock, root_token: String, leased_kv: bool) -> Self {
-        let default = Policy::parse(policy::DEFAULT).unwrap_or_default();
         let mut core = Self {
             clock,
             root_token: root_token.clone(),
@@ -94,103 +93,169 @@ impl Core {
             cluster_id: text::uuid(),
             mounts: BTreeMap::new(),
             auths: BTreeMap::new(),
-            policies: BTreeMap::from([("default".to_owned(), default)]),
-            namespaces: BTreeSet::new(),
+            policies: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
             tokens: Tokens::default(),
             leases: Leases::default(),
             quotas: Quotas::default(),
             wrapped: HashMap::new(),
             entities: HashMap::new(),
         };
-        let now = core.clock.now();
-        let wanted = Wanted {
-            policies: vec!["root".to_owned()],
+        core.give_default_policy("");
+        let root = Wanted {
+            id: Some(root_token),
+            policies: BTreeSet::from(["root".to_owned()]),
             path: "auth/token/create".to_owned(),
             display_name: "token".to_owned(),
             orphan: true,
-            max_ttl: SYSTEM_TTL,
             ..Wanted::default()
         };
-        let (id, _) = core.tokens.create(wanted, now);
-        // Under the name that was asked for.
-        if let Some(mut root) = core.tokens.by_id.remove(&id) {
-            root.id = root_token;
-            core.tokens.insert(root);
-        }
+        core.tokens.create(root, core.clock.now());
         core
+    }
+
+    /// Gives a namespace the policy that every token gets unless told otherwise.
+    pub fn give_default_policy(&mut self, namespace: &str) {
+        let default = Policy::parse(policy::DEFAULT).unwrap_or_default();
+        let name = (namespace.to_owned(), "default".to_owned());
+        self.policies.insert(name, default);
     }
 
     /// The checks that come before a request is looked at, in their order.
     pub fn begin(&mut self, request: &Request, body_error: Option<String>) -> Step {
         self.settle();
+        match self.checked(request, body_error) {
+            Ok((request, wrap)) => {
+                if let Some(step) = auth::login(self, &request, wrap.as_ref()) {
+                    return step;
+                }
+                if let Some(answer) = wrapping::open(self, &request) {
+                    return Step::Done(answer);
+                }
+                let answer = self.authenticated(&request);
+                Step::Done(wrapping::sealed_in(self, wrap.as_ref(), answer))
+            }
+            Err(answer) => Step::Done(answer),
+        }
+    }
+
+    fn checked<'a>(
+        &mut self,
+        request: &'a Request,
+        body_error: Option<String>,
+    ) -> Result<(Cow<'a, Request>, Option<Wrap>), Answer> {
         if let Some(refused) = self.quotas.refuse(&request.path) {
-            return Step::Done(refused);
+            return Err(refused);
         }
         if let Some(error) = body_error {
             let text = format!("failed to decode JSON input: {error}");
-            return Step::Done(Answer::error(400, text));
+            return Err(Answer::error(400, text));
         }
         if let Some(answer) = sys::unsealed(self, request) {
-            return Step::Done(answer);
+            return Err(answer);
         }
         if self.sealed {
-            return Step::Done(Answer::error(503, "Vault is sealed"));
+            return Err(Answer::error(503, "Vault is sealed"));
         }
-        let namespace = request.namespace.trim_matches('/');
-        if !namespace.is_empty() && namespace != "root" && !self.namespaces.contains(namespace) {
-            return Step::Done(Answer::error(404, "namespace not found"));
-        }
+        let Some(request) = self.located(request) else {
+            return Err(Answer::error(404, "namespace not found"));
+        };
         if request.writes() && request.path.ends_with('/') {
             let text = "cannot write to a path ending in '/'";
-            return Step::Done(Answer::error(400, text));
+            return Err(Answer::error(400, text));
         }
-        if let Some(refused) = patch_type(request) {
-            return Step::Done(refused);
+        if let Some(refused) = patch_type(&request) {
+            return Err(refused);
         }
-        if let Some(step) = auth::login(self, request) {
-            return step;
+        let wrap = Wrap::of(&request)?;
+        Ok((request, wrap))
+    }
+
+    /// The request with its namespace and its path below it: a namespace may be named by the header, by
+    /// the beginning of the path, or by both. Nothing where there is no such namespace.
+    fn located<'a>(&self, request: &'a Request) -> Option<Cow<'a, Request>> {
+        let named = request.namespace.trim_matches('/');
+        let mut namespace = if named == "root" { "" } else { named }.to_owned();
+        if !namespace.is_empty() && !self.namespaces.contains_key(&namespace) {
+            return None;
         }
-        Step::Done(self.authenticated(request))
+        let mut path = request.path.as_str();
+        while let Some((first, rest)) = path.split_once('/') {
+            let below = joined(&namespace, first);
+            if !self.namespaces.contains_key(&below) {
+                break;
+            }
+            (namespace, path) = (below, rest);
+        }
+        if namespace == request.namespace && path == request.path {
+            return Some(Cow::Borrowed(request));
+        }
+        let path = path.to_owned();
+        Some(Cow::Owned(Request {
+            namespace,
+            path,
+            ..request.clone()
+        }))
     }
 
     fn authenticated(&mut self, request: &Request) -> Answer {
-        let Some(token) = self.tokens.by_id.get_mut(&request.token) else {
+        let Some(token) = self.tokens.by_id.get(&request.token) else {
             return Answer::denied();
         };
-        let last_use = token.num_uses == 1;
-        let root = token.policies.iter().any(|policy| policy == "root");
-        let allowed = root || {
-            let found = self.capabilities(&request.token, &acl_path(request));
-            let sudo = sys::wants_sudo(request);
-            policy::allows(&found, &request.method, request.lists(), sudo)
+        let last_use = token.uses == 1;
+        let answer = if self.allows(token, request) {
+            self.route(request)
+        } else {
+            Answer::wrapped_error(403, "permission denied")
         };
-        if !allowed {
-            return Answer::wrapped_error(403, "permission denied");
-        }
-        let answer = self.route(request);
         self.count_use(&request.token, last_use);
-        match request.wrap_ttl {
-            Some(ttl) if answer.status == 200 => self.wrap(request, answer, ttl),
-            _ => answer,
-        }
+        answer
     }
 
-    pub fn capabilities(&self, token: &str, path: &str) -> BTreeSet<String> {
-        let token = self.tokens.by_id.get(token);
-        let names = token
-            .map(|token| token.policies.as_slice())
-            .unwrap_or_default();
-        let policies = names.iter().filter_map(|name| self.policies.get(name));
-        policy::capabilities(policies, path)
+    fn allows(&self, token: &Token, request: &Request) -> bool {
+        // It looks for itself what the token may see.
+        if request.reads() && request.path.starts_with("sys/internal/ui/mounts/") {
+            return true;
+        }
+        let path = match request.path.as_str() {
+            // A token may see to itself from any namespace.
+            own @ ("auth/token/lookup-self"
+            | "auth/token/renew-self"
+            | "auth/token/revoke-self") => joined(&token.spec.namespace.0, own),
+            // LIST is judged at the folder's path.
+            path if request.lists() && !path.ends_with('/') => {
+                joined(&request.namespace, &format!("{path}/"))
+            }
+            _ => request.full_path(),
+        };
+        let found = self.capabilities(token, &path);
+        let sudo = sys::wants_sudo(request);
+        found.contains("root") || policy::allows(&found, &request.method, request.lists(), sudo)
+    }
+
+    /// What a token may do at a path, its namespace included. Outside the token's own namespace and those
+    /// below it, nothing.
+    pub fn capabilities(&self, token: &Token, full_path: &str) -> BTreeSet<String> {
+        let Some(path) = token.relative(full_path) else {
+            return BTreeSet::new();
+        };
+        if token.is_root() {
+            return BTreeSet::from(["root".to_owned()]);
+        }
+        policy::capabilities(self.policies_of(token), path)
+    }
+
+    pub fn policies_of<'a>(&'a self, token: &'a Token) -> impl Iterator<Item = &'a Policy> {
+        let namespace = &token.spec.namespace.0;
+        let names = token.spec.policies.iter();
+        names.filter_map(|name| self.policies.get(&(namespace.clone(), name.clone())))
     }
 
     fn count_use(&mut self, token: &str, last: bool) {
         if last {
             self.revoke_token(token);
-        } else if let Some(token) = self.tokens.by_id.get_mut(token)
-            && token.num_uses > 0
-        {
-            token.num_uses -= 1;
+        } else if let Some(token) = self.tokens.by_id.get_mut(token) {
+            token.uses = token.uses.saturating_sub(1);
         }
     }
 
@@ -204,91 +269,57 @@ impl Core {
         if let Some(rest) = request.path.strip_prefix("cubbyhole/") {
             return engine::cubbyhole(self, request, rest);
         }
-        match self.mount_of(&request.path) {
+        match mount_of(&self.mounts, &request.full_path()) {
             Some(mount) => engine::handle(self, request, &mount),
-            None => {
-                let path = &request.path;
-                let text = format!("no handler for route \"{path}\". route entry not found.");
-                Answer::error(404, text)
-            }
+            None => Answer::no_route(&request.path),
         }
     }
 
-    /// The engine mounted at the longest beginning of a path.
-    pub fn mount_of(&self, path: &str) -> Option<String> {
-        let fits = |mount: &&String| {
-            path.strip_prefix(mount.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        };
-        let found = self.mounts.keys().filter(fits);
-        found.max_by_key(|mount| mount.len()).cloned()
-    }
-
-    fn wrap(&mut self, request: &Request, answer: Answer, ttl: Duration) -> Answer {
-        let now = self.clock.now();
-        let token = format!("s.{}", text::random(24));
-        let info = json!({
-            "token": token,
-            "accessor": text::random(24),
-            "ttl": ttl.as_secs(),
-            "creation_time": text::timestamp(now),
-            "creation_path": request.path,
-        });
-        let wrapped = Wrapped {
-            answer,
-            created: now,
-            ttl,
-            path: request.path.clone(),
-        };
-        self.wrapped.insert(token, wrapped);
-        Answer::with(&[("request_id", json!("")), ("wrap_info", info)])
-    }
-
-    /// A reply with a lease. Refused where the token had one use left: its leases die with it.
-    pub fn leased(
-        &mut self,
-        request: &Request,
-        mount_max: Duration,
-        ttl: Duration,
-        renewable: bool,
-        purpose: Purpose,
-        data: Value,
-    ) -> Answer {
+    /// What is given under a lease. Refused where the token had one use left: its leases die with it.
+    pub fn leased(&mut self, request: &Request, given: ToLease, mount_max: Duration) -> Answer {
         let now = self.clock.now();
         let Some(token) = self.tokens.by_id.get_mut(&request.token) else {
             return Answer::denied();
         };
-        if token.num_uses == 1 {
-            self.undo(&purpose);
+        if token.uses == 1 {
+            self.undo(&request.full_path(), &given.purpose);
             let text = "Secret cannot be returned; token had one use left, so leased credentials were immediately revoked.";
             return Answer::error(400, text);
         }
-        let mut expires = now + ttl;
-        if let Some(end) = token.expires.filter(|_| token.batch) {
+        let max_ttl = given.max_ttl.unwrap_or(Duration::MAX);
+        let term = Term {
+            asked: given.ttl,
+            period: None,
+            max: max_ttl.min(mount_max),
+            explicit_max: None,
+            age: Duration::ZERO,
+        };
+        let Some(granted) = term.granted() else {
+            return Answer::wrapped_error(500, "max TTL must be greater than zero");
+        };
+        let mut expires = now.saturating_add(granted.ttl);
+        if let Some(end) = token.expires.filter(|_| token.spec.batch) {
             expires = expires.min(end);
         }
-        let id = Leases::name(&request.path);
+        let namespace_id = self.namespaces.get(&request.namespace);
+        let id = Leases::name(&request.path, namespace_id.map_or("", String::as_str));
         token.leases.insert(id.clone());
-        // Rounded to the nearest second at issue.
-        let duration = (expires - now + Duration::from_millis(500)).as_secs();
-        self.leases.create(Lease {
-            id: id.clone(),
+        let lease = Lease {
+            id,
+            namespace: request.namespace.clone(),
             path: request.path.clone(),
             token: request.token.clone(),
             issued: now,
             expires,
             last_renewal: None,
-            renewable,
-            default_ttl: ttl,
-            max_ttl: mount_max,
-            purpose,
-        });
-        Answer::with(&[
-            ("lease_id", json!(id)),
-            ("renewable", json!(renewable)),
-            ("lease_duration", json!(duration)),
-            ("data", data),
-        ])
+            renewable: given.renewable,
+            default_ttl: given.ttl,
+            max_ttl,
+            purpose: given.purpose,
+        };
+        let answer = Answer::lease(&lease, now, given.data);
+        self.leases.insert(lease);
+        answer.warn(granted.warning.into_iter().collect())
     }
 
     /// What the time has brought: ended tokens, ended leases, owed revocations.
@@ -303,18 +334,13 @@ impl Core {
         for lease in self.leases.due(now) {
             self.revoke_lease(&lease);
         }
-        self.wrapped
-            .retain(|_, wrapped| wrapped.created + wrapped.ttl > now);
+        self.wrapped.retain(|_, wrapped| wrapped.ends > now);
     }
 
-    /// Ends a token and its children at once; its leases are owed their revocation.
+    /// Ends a token and its children at once; their leases are owed their revocation.
     pub fn revoke_token(&mut self, id: &str) {
-        let batch = self.tokens.by_id.get(id).is_some_and(|token| token.batch);
         for lease in self.tokens.remove(id) {
-            // A batch token's leases end by themselves, with it.
-            if !batch {
-                self.leases.queue(lease);
-            }
+            self.leases.queue(lease);
         }
     }
 
@@ -324,39 +350,45 @@ impl Core {
             if let Some(token) = self.tokens.by_id.get_mut(&lease.token) {
                 token.leases.remove(id);
             }
-            self.undo(&lease.purpose);
+            self.undo(&joined(&lease.namespace, &lease.path), &lease.purpose);
         }
     }
 
-    fn undo(&mut self, purpose: &Purpose) {
-        if let Purpose::User(user) = purpose {
-            for mount in self.mounts.values_mut() {
-                if let Engine::Database(database) = &mut mount.inner {
-                    database.users.remove(user);
-                }
-            }
+    fn undo(&mut self, full_path: &str, purpose: &Purpose) {
+        let Purpose::User(user) = purpose else { return };
+        let mount = mount_of(&self.mounts, full_path).and_then(|path| self.mounts.get_mut(&path));
+        if let Some(Engine::Database(database)) = mount.map(|mount| &mut mount.inner) {
+            database.users.remove(user);
         }
     }
 
     /// The reply that gives a token.
     pub fn grant(&mut self, wanted: Wanted) -> Answer {
         let now = self.clock.now();
-        let (id, warnings) = self.tokens.create(wanted, now);
+        let (id, warning) = self.tokens.create(wanted, now);
         let auth = self.tokens.by_id.get(&id).map(|token| token.auth(now));
-        Answer::with(&[("auth", auth.unwrap_or(Value::Null))]).warn(warnings)
+        Answer::with(&[("auth", auth.unwrap_or(Value::Null))]).warn(warning.into_iter().collect())
     }
 
     pub fn token(&self, id: &str) -> Option<&Token> {
         self.tokens.by_id.get(id)
     }
+
+    /// A namespace and its id, as a token is told of them.
+    pub fn namespace(&self, path: &str) -> (String, String) {
+        let id = self.namespaces.get(path).cloned().unwrap_or_default();
+        (path.to_owned(), id)
+    }
 }
 
-/// LIST is judged at the folder's path.
-fn acl_path(request: &Request) -> String {
-    if request.lists() && !request.path.ends_with('/') {
-        format!("{}/", request.path)
-    } else {
-        request.path.clone()
+/// The longest beginning of a path, in whole segments, at which something is mounted.
+pub fn mount_of<T>(mounts: &BTreeMap<String, T>, path: &str) -> Option<String> {
+    let mut candidate = path.trim_end_matches('/');
+    loop {
+        if mounts.contains_key(candidate) {
+            return Some(candidate.to_owned());
+        }
+        (candidate, _) = candidate.rsplit_once('/')?;
     }
 }
 

@@ -1,28 +1,58 @@
-//! From HTTP to the core and back: requests taken apart, faults struck, answers written.
+//! One request: taken apart, struck by a fault or not, answered, and counted.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::http::{HeaderMap, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, Request};
 use crate::auth::{self, Review};
-use crate::core::Step;
-use crate::faults::Action;
-use crate::server::{Call, Shared, lock};
-use crate::text;
+use crate::core::{Core, Step};
+use crate::faults::{Action, Faults};
+use crate::server::Call;
 
+/// What every connection shares with the server's owner.
+pub struct Shared {
+    pub core: Mutex<Core>,
+    pub calls: Mutex<Vec<Call>>,
+    pub faults: Faults,
+    /// Asks API servers about tokens.
+    reviewer: Client<HttpConnector, Full<Bytes>>,
+}
+
+impl Shared {
+    pub fn new(core: Core) -> Self {
+        Self {
+            core: Mutex::new(core),
+            calls: Mutex::new(Vec::new()),
+            faults: Faults::default(),
+            reviewer: Client::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+}
+
+/// A lock is held for the time of a computation, never across an await. What a panicking test has left
+/// behind is still worth looking at.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What becomes of a request: an answer, or a connection that breaks.
 type Served = Result<Response<Full<Bytes>>, io::Error>;
 
 fn broken() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "broken on demand")
 }
 
+/// Answers one request.
 pub async fn serve(shared: Arc<Shared>, request: ::http::Request<Incoming>) -> Served {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path().strip_prefix("/v1/").unwrap_or_default();
@@ -39,8 +69,7 @@ pub async fn serve(shared: Arc<Shared>, request: ::http::Request<Incoming>) -> S
         body,
         token: token(&parts.headers),
         namespace: header(&parts.headers, "x-vault-namespace"),
-        wrap_ttl: text::duration(&Value::from(header(&parts.headers, "x-vault-wrap-ttl")))
-            .filter(|ttl| !ttl.is_zero()),
+        wrap_ttl: header(&parts.headers, "x-vault-wrap-ttl"),
         content_type: parts
             .headers
             .get(::http::header::CONTENT_TYPE)
@@ -92,7 +121,7 @@ async fn answered(
         Step::Done(answer) => answer,
         Step::Review(review) => {
             let status = ask(shared, &review).await;
-            auth::reviewed(&mut lock(&shared.core), *review, status)
+            auth::reviewed(&mut lock(&shared.core), *review, status.as_ref())
         }
     };
     match fault {
@@ -137,7 +166,8 @@ fn response(request: &Request, answer: Answer) -> Served {
     let body = match answer.body {
         // A text that is no JSON is sent as it is: it plays what is no Vault.
         Some(Value::String(text)) => text,
-        Some(body) => body.to_string(),
+        // Go's encoder ends with a newline.
+        Some(body) => format!("{body}\n"),
         None => String::new(),
     };
     response

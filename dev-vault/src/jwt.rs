@@ -9,6 +9,22 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
 
+/// What the server says of a token for others (`hashicorp/cap`, `jwt/jwt.go`, as the next three).
+pub const AUDIENCE: &str =
+    "invalid audience (aud) claim: audience claim does not match any expected audience";
+/// Of one whose time is over.
+pub const EXPIRED: &str = "invalid expiration time (exp) claim: token is expired";
+/// Of one whose time has not come.
+pub const NOT_YET: &str = "invalid not before (nbf) claim: token not yet valid";
+/// Of one without times.
+pub const NO_TIMES: &str =
+    "no issued at (iat), not before (nbf), or expiration time (exp) claims in token";
+
+/// How far two clocks may be apart, in seconds.
+const SKEW: u64 = 60;
+/// What is assumed between the times of a token that does not have them all, in seconds.
+const LEEWAY: u64 = 150;
+
 /// A token, not yet believed.
 pub struct Jwt {
     pub claims: Value,
@@ -70,10 +86,34 @@ impl Jwt {
         }
     }
 
-    /// Whether `exp` is more than a minute past; `now` in seconds since 1970.
+    fn time(&self, claim: &str) -> Option<u64> {
+        self.claims.get(claim).and_then(Value::as_u64)
+    }
+
+    /// Whether it says anything of its time.
+    pub fn has_times(&self) -> bool {
+        ["iat", "nbf", "exp"]
+            .iter()
+            .any(|claim| self.time(claim).is_some())
+    }
+
+    /// Whether its end is more than a minute past; `now` in seconds since 1970. Without `exp` it ends soon
+    /// after its other times.
     pub fn expired(&self, now: u64) -> bool {
-        let end = self.claims.get("exp").and_then(Value::as_u64);
-        end.is_some_and(|end| end + 60 < now)
+        let begin = || self.time("iat").max(self.time("nbf"));
+        let end = self
+            .time("exp")
+            .or_else(|| begin().map(|begin| begin + LEEWAY));
+        end.is_some_and(|end| end + SKEW < now)
+    }
+
+    /// Whether its begin is more than a minute off. Without `nbf` that is when it was issued, and without
+    /// that too, shortly before its end.
+    pub fn not_yet_valid(&self, now: u64) -> bool {
+        let issued = || self.time("iat");
+        let late = || self.time("exp").map(|end| end.saturating_sub(LEEWAY));
+        let begin = self.time("nbf").or_else(issued).or_else(late);
+        begin.is_some_and(|begin| begin > now + SKEW)
     }
 }
 
@@ -101,4 +141,62 @@ fn element(der: &[u8]) -> Option<(&[u8], &[u8])> {
     };
     let content = der.get(start..start.checked_add(length)?)?;
     Some((der.get(start + length..)?, content))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::KeyPair;
+    use ring::rand::SystemRandom;
+    use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: u64 = 1_000_000;
+
+    fn with(claims: Value) -> Jwt {
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let header = json!({ "alg": "ES256" });
+        Jwt::parse(&format!("{}.{}.AAAA", part(&header), part(&claims))).unwrap()
+    }
+
+    #[test]
+    fn times_are_judged_with_a_minutes_grace() {
+        assert!(!with(json!({ "exp": NOW - 60 })).expired(NOW));
+        assert!(with(json!({ "exp": NOW - 61 })).expired(NOW));
+        assert!(!with(json!({ "nbf": NOW + 60 })).not_yet_valid(NOW));
+        assert!(with(json!({ "nbf": NOW + 61 })).not_yet_valid(NOW));
+        assert!(with(json!({ "exp": NOW + 600 })).not_yet_valid(NOW));
+        assert!(!with(json!({ "exp": NOW + 600, "iat": NOW })).not_yet_valid(NOW));
+        assert!(with(json!({ "iat": NOW - 211 })).expired(NOW));
+        assert!(!with(json!({ "sub": "x" })).has_times());
+    }
+
+    #[test]
+    fn only_the_right_key_has_signed_it() {
+        let key = KeyPair::generate().unwrap();
+        let random = SystemRandom::new();
+        let der = key.serialize_der();
+        let signer =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der, &random).unwrap();
+        let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let signed = format!("{}.{}", part(json!({ "alg": "ES256" })), part(json!({})));
+        let signature = signer.sign(&random, signed.as_bytes()).unwrap();
+        let text = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature));
+        let token = Jwt::parse(&text).unwrap();
+        assert!(token.signed_by(&key.public_key_pem()));
+        let other = KeyPair::generate().unwrap();
+        assert!(!token.signed_by(&other.public_key_pem()));
+        assert!(!token.signed_by("no key"));
+        let unsigned = format!("{}.{}.", part(json!({ "alg": "none" })), part(json!({})));
+        let unsigned = Jwt::parse(&unsigned).unwrap();
+        assert!(!unsigned.signed_by(&key.public_key_pem()));
+    }
+
+    #[test]
+    fn what_is_no_token_is_none() {
+        for text in ["", "abc", "a.b.c", "e30.e30.!"] {
+            assert!(Jwt::parse(text).is_none(), "{text}");
+        }
+    }
 }

@@ -6,13 +6,15 @@
 //!
 //! | room | what it owns |
 //! |---|---|
-//! | [`server`] | the listener, TLS, faults on demand, what tests ask of it |
-//! | `http` | requests taken apart, answers written |
+//! | [`server`] | the server as its owner holds it |
+//! | `listener`, `http` | connections and TLS; one request and the faults on demand |
 //! | `core` | the state and the order of checks that every request goes through |
 //! | `tokens`, `leases`, `policy`, `quota` | one kind of state each |
-//! | `auth` | the kubernetes and jwt methods |
-//! | `engine` | KV 1 and 2, database, PKI, cubbyhole |
-//! | `sys` | the system backend |
+//! | `ttl` | how long a token or a lease gets: pure |
+//! | `auth` | the kubernetes and jwt methods, and the token store |
+//! | `engine` | KV 1 and 2, database, PKI, transit, cubbyhole |
+//! | `sys` | the system backend: mounts, namespaces, leases, policies, wrapping, seal |
+//! | `fields`, `text` | parameters, times and durations as Vault writes them |
 //! | [`service_accounts`] | a stand-in for the API server: mints and reviews tokens |
 
 mod answer;
@@ -21,9 +23,11 @@ mod clock;
 mod core;
 mod engine;
 mod faults;
+mod fields;
 mod http;
 mod jwt;
 mod leases;
+mod listener;
 mod policy;
 mod quota;
 pub mod server;
@@ -31,8 +35,9 @@ pub mod service_accounts;
 mod sys;
 mod text;
 mod tokens;
+mod ttl;
 
 pub use clock::Clock;
 pub use faults::{Action, Fault, Faults};
 pub use server::{Call, DevVault, LeaseView, Options, StartError, TokenView};
-pub use service_accounts::ServiceAccounts;
+pub use service_accounts::{Reviewed, ServiceAccounts, Verdict};

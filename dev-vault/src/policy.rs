@@ -8,6 +8,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
     rules: Vec<Rule>,
+    written: String,
 }
 
 #[derive(Clone, Debug)]
@@ -63,7 +64,13 @@ impl Policy {
             });
             rest = after.get(close + 1..).unwrap_or_default().to_owned();
         }
-        Ok(Self { rules })
+        let written = text.to_owned();
+        Ok(Self { rules, written })
+    }
+
+    /// The text that it was read from.
+    pub fn written(&self) -> &str {
+        &self.written
     }
 
     fn parse_json(text: &str) -> Result<Self, String> {
@@ -81,6 +88,7 @@ impl Policy {
         });
         Ok(Self {
             rules: rules.collect(),
+            written: text.to_owned(),
         })
     }
 }
@@ -124,6 +132,17 @@ pub fn capabilities<'a>(
     } else {
         all
     }
+}
+
+/// Whether any rule that is no denial lies below a mount, or covers it.
+pub fn reaches<'a>(mut policies: impl Iterator<Item = &'a Policy>, mount: &str) -> bool {
+    let folder = format!("{mount}/");
+    policies.any(|policy| {
+        policy.rules.iter().any(|rule| {
+            !rule.capabilities.contains("deny")
+                && (rule.pattern.starts_with(&folder) || matches(&rule.pattern, &folder))
+        })
+    })
 }
 
 /// Whether the capabilities allow an operation.
@@ -208,6 +227,38 @@ mod tests {
         assert_eq!(may(policy, "kv/deep/a/b/key"), ["list", "read"]);
         assert_eq!(may(policy, "kv/app"), ["update"]);
         assert!(may(policy, "other").is_empty());
+    }
+
+    #[test]
+    fn a_mount_is_reached_by_rules_below_it_and_above_it() {
+        let reached = |policy: &str, mount: &str| {
+            let policy = Policy::parse(policy).unwrap();
+            reaches(std::iter::once(&policy), mount)
+        };
+        let below = r#"path "kv/data/app" { capabilities = ["read"] }"#;
+        assert!(reached(below, "kv"));
+        assert!(!reached(below, "k"));
+        assert!(reached(r#"path "*" { capabilities = ["read"] }"#, "kv"));
+        assert!(!reached(r#"path "kv/*" { capabilities = ["deny"] }"#, "kv"));
+    }
+
+    #[test]
+    fn an_operation_needs_its_capability_and_sudo_where_it_is_asked_for() {
+        let has = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let read: BTreeSet<String> = has(&["read"]);
+        assert!(allows(&read, "GET", false, false));
+        assert!(!allows(&read, "GET", true, false), "listing is another");
+        assert!(!allows(&read, "PUT", false, false));
+        assert!(!allows(&read, "GET", false, true));
+        assert!(allows(&has(&["create"]), "POST", false, false));
+        assert!(allows(&has(&["update", "sudo"]), "PUT", false, true));
+        assert!(!allows(&has(&["deny"]), "GET", false, false));
+    }
+
+    #[test]
+    fn what_is_no_policy_is_refused() {
+        assert!(Policy::parse(r#"path "kv/*" { capabilities = ["read"]"#).is_err());
+        assert!(Policy::parse("{ not json").is_err());
     }
 
     #[test]

@@ -1,30 +1,22 @@
-//! The listener: HTTP/1.1 and HTTP/2, plain or TLS, faults on demand, and what tests ask of the server.
+//! The server as its owner holds it: started, looked into, put forward in time, sealed, taken away.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::service::service_fn;
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::server::conn::auto;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::{Map, Value};
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::clock::Clock;
 use crate::core::Core;
 use crate::engine::Engine;
 use crate::faults::Faults;
-use crate::http::serve;
+use crate::http::{Shared, lock};
+use crate::listener::{accept, acceptor};
 use crate::text;
 
 /// How often time's work is done when no request comes.
@@ -94,18 +86,13 @@ pub struct LeaseView {
     pub id: String,
     /// The path of its request.
     pub path: String,
+    /// The accessor of its token; empty for a batch token's, or where the token is gone and the lease only
+    /// waits for its revocation.
+    pub accessor: String,
     /// What is left of it.
     pub ttl: Duration,
     /// Whether it was ever renewed.
     pub renewed: bool,
-}
-
-pub(crate) struct Shared {
-    pub core: Mutex<Core>,
-    pub calls: Mutex<Vec<Call>>,
-    pub faults: Faults,
-    /// Asks API servers about tokens.
-    pub reviewer: Client<HttpConnector, Full<Bytes>>,
 }
 
 /// A running server; it ends when this is dropped.
@@ -130,12 +117,7 @@ impl DevVault {
             .root_token
             .unwrap_or_else(|| format!("s.{}", text::random(24)));
         let core = Core::new(clock.clone(), root_token.clone(), options.leased_kv);
-        let shared = Arc::new(Shared {
-            core: Mutex::new(core),
-            calls: Mutex::new(Vec::new()),
-            faults: Faults::default(),
-            reviewer: Client::builder(TokioExecutor::new()).build_http(),
-        });
+        let shared = Arc::new(Shared::new(core));
         let tls = if options.tls { Some(acceptor()?) } else { None };
         let usual = SocketAddr::from(([127, 0, 0, 1], 0));
         let listener = TcpListener::bind(options.listen.unwrap_or(usual)).await?;
@@ -216,7 +198,7 @@ impl DevVault {
 
     /// Goes away: the port is closed, every connection broken; the state stays.
     pub fn stop_listening(&self) {
-        if let Some(task) = lock(&self.listening).take() {
+        if let Some(task) = lock(&self.listening).as_ref() {
             task.abort();
         }
     }
@@ -226,6 +208,12 @@ impl DevVault {
     /// # Errors
     /// Somebody else has taken it.
     pub async fn resume_listening(&self) -> Result<(), StartError> {
+        self.stop_listening();
+        let before = lock(&self.listening).take();
+        if let Some(before) = before {
+            // Until it has ended it holds the port. That it was stopped is all it can say.
+            let _ = before.await;
+        }
         let listener = TcpListener::bind(self.address).await?;
         self.listen(listener);
         Ok(())
@@ -242,9 +230,9 @@ impl DevVault {
         tokens
             .map(|token| TokenView {
                 accessor: token.accessor.clone(),
-                path: token.path.clone(),
-                policies: token.policies.clone(),
-                meta: meta(token.meta.as_ref()),
+                path: token.spec.path.clone(),
+                policies: token.spec.policies.iter().cloned().collect(),
+                meta: meta(token.spec.meta.as_ref()),
                 ttl: token.ttl(now),
                 leases: token.leases.iter().cloned().collect(),
             })
@@ -262,6 +250,9 @@ impl DevVault {
             .map(|lease| LeaseView {
                 id: lease.id.clone(),
                 path: lease.path.clone(),
+                accessor: core
+                    .token(&lease.token)
+                    .map_or_else(String::new, |token| token.accessor.clone()),
                 ttl: lease.expires.saturating_sub(now),
                 renewed: lease.last_renewal.is_some(),
             })
@@ -321,10 +312,6 @@ impl Drop for DevVault {
     }
 }
 
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn meta(meta: Option<&Map<String, Value>>) -> BTreeMap<String, String> {
     let pairs = meta.into_iter().flatten();
     pairs
@@ -332,56 +319,5 @@ fn meta(meta: Option<&Map<String, Value>>) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// A CA, a certificate of it for loopback, and an acceptor that offers HTTP/2.
-fn acceptor() -> Result<(TlsAcceptor, String), StartError> {
-    let mut ca = CertificateParams::new(Vec::new())?;
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_key = KeyPair::generate()?;
-    let pem = ca.self_signed(&ca_key)?.pem();
-    let issuer = Issuer::new(ca, ca_key);
-    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok((TlsAcceptor::from(Arc::new(config)), pem))
-}
-
-async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
-    // Dropped with this task, which breaks every connection.
-    let mut connections = JoinSet::new();
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(TICK).await;
-            continue;
-        };
-        while connections.try_join_next().is_some() {}
-        let (tls, shared) = (tls.clone(), Arc::clone(&shared));
-        connections.spawn(async move {
-            // Small replies to small requests: waiting to fill a packet would cost 40 ms each.
-            let _ = stream.set_nodelay(true);
-            let service = service_fn(move |request| serve(Arc::clone(&shared), request));
-            let builder = auto::Builder::new(TokioExecutor::new());
-            // A connection that breaks is its client's to notice.
-            match tls {
-                Some(tls) => {
-                    if let Ok(stream) = tls.accept(stream).await {
-                        let _ = builder
-                            .serve_connection(TokioIo::new(stream), service)
-                            .await;
-                    }
-                }
-                None => {
-                    let _ = builder
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                }
-            }
-        });
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,9 @@
 //! A stand-in for the API server: mints service-account tokens as kubelet projects them, and reviews them.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -21,10 +20,14 @@ use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
+use crate::http::lock;
 use crate::jwt::Jwt;
 use crate::text;
+
+/// The wait after an accept that failed, which it does while no file descriptor is to be had.
+const BREATH: Duration = Duration::from_millis(20);
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
@@ -42,12 +45,42 @@ pub enum StartError {
     Sign,
 }
 
+/// What the stand-in says of a genuine token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// That it is genuine.
+    #[default]
+    Genuine,
+    /// That it is not, as of a deleted pod's.
+    Unauthenticated,
+    /// That its account has another UID by now: it was deleted and made again.
+    OtherUid,
+}
+
+/// A review that was asked for; holds no token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reviewed {
+    /// The path of the request.
+    pub path: String,
+    /// The audiences that were asked about.
+    pub audiences: Vec<String>,
+    /// Whether the token under review was also the one that the asker showed for itself.
+    pub own_bearer: bool,
+}
+
+#[derive(Default)]
+struct Reviews {
+    verdict: Verdict,
+    seen: Vec<Reviewed>,
+}
+
 /// The stand-in; it ends when this is dropped.
 pub struct ServiceAccounts {
     address: SocketAddr,
     public_key: String,
     signer: EcdsaKeyPair,
-    uids: Arc<Mutex<HashMap<String, String>>>,
+    uids: Mutex<HashMap<String, String>>,
+    reviews: Arc<Mutex<Reviews>>,
     task: JoinHandle<()>,
 }
 
@@ -67,29 +100,30 @@ impl ServiceAccounts {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let public_key = key.public_key_pem();
-        let pem = Arc::new(public_key.clone());
-        let task = tokio::spawn(async move {
-            loop {
-                let Ok((stream, _)) = listener.accept().await else {
-                    continue;
-                };
-                let pem = Arc::clone(&pem);
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| review(Arc::clone(&pem), request));
-                    // A connection that breaks is its client's to notice.
-                    let _ = auto::Builder::new(TokioExecutor::new())
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
+        let reviews = Arc::new(Mutex::new(Reviews::default()));
+        let reviewer = Reviewer {
+            pem: public_key.clone().into(),
+            reviews: Arc::clone(&reviews),
+        };
         Ok(Self {
             address,
             public_key,
             signer,
-            uids: Arc::default(),
-            task,
+            uids: Mutex::default(),
+            reviews,
+            task: tokio::spawn(serve(listener, reviewer)),
         })
+    }
+
+    /// What it says of genuine tokens from now on.
+    pub fn says(&self, verdict: Verdict) {
+        lock(&self.reviews).verdict = verdict;
+    }
+
+    /// The reviews so far.
+    #[must_use]
+    pub fn reviews(&self) -> Vec<Reviewed> {
+        lock(&self.reviews).seen.clone()
     }
 
     /// The address for a kubernetes mount's `kubernetes_host`.
@@ -104,7 +138,8 @@ impl ServiceAccounts {
         &self.public_key
     }
 
-    /// A token of an account for one audience, good for `ttl` from now. The account's UID stays the same.
+    /// A token of an account for one audience, good for `ttl` from now, as of its pod `<name>-0`. The UIDs stay
+    /// the same.
     #[must_use]
     pub fn mint(&self, namespace: &str, name: &str, audience: &str, ttl: Duration) -> String {
         self.mint_until(namespace, name, audience, now() + ttl)
@@ -122,11 +157,15 @@ impl ServiceAccounts {
         self.mint_until(namespace, name, audience, now().saturating_sub(ago))
     }
 
+    /// The same UID for the same object each time.
+    fn uid(&self, object: String) -> String {
+        let mut uids = lock(&self.uids);
+        uids.entry(object).or_insert_with(text::uuid).clone()
+    }
+
     fn mint_until(&self, namespace: &str, name: &str, audience: &str, end: Duration) -> String {
-        let account = format!("{namespace}/{name}");
-        let mut uids = self.uids.lock().unwrap_or_else(PoisonError::into_inner);
-        let uid = uids.entry(account).or_insert_with(text::uuid).clone();
-        drop(uids);
+        let uid = self.uid(format!("{namespace}/{name}"));
+        let pod_uid = self.uid(format!("pod {namespace}/{name}"));
         let issued = now().as_secs().min(end.as_secs());
         let claims = json!({
             "iss": ISSUER,
@@ -138,6 +177,7 @@ impl ServiceAccounts {
             "jti": text::uuid(),
             "kubernetes.io": {
                 "namespace": namespace,
+                "pod": { "name": format!("{name}-0"), "uid": pod_uid },
                 "serviceaccount": { "name": name, "uid": uid },
             },
         });
@@ -166,41 +206,97 @@ fn now() -> Duration {
         .unwrap_or_default()
 }
 
-async fn review(
-    pem: Arc<String>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let body = request.into_body().collect().await;
-    let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-    let spec: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let status = status(&pem, &spec).unwrap_or_else(|| json!({ "authenticated": false }));
-    let answer = json!({
-        "kind": "TokenReview",
-        "apiVersion": "authentication.k8s.io/v1",
-        "status": status,
-    });
-    Ok(Response::new(Full::new(Bytes::from(answer.to_string()))))
+/// Answers reviews, with all that takes.
+#[derive(Clone)]
+struct Reviewer {
+    pem: Arc<str>,
+    reviews: Arc<Mutex<Reviews>>,
 }
 
-fn status(pem: &str, review: &Value) -> Option<Value> {
-    let token = Jwt::parse(review.pointer("/spec/token")?.as_str()?)?;
+/// Serves until it is dropped, which breaks every connection.
+async fn serve(listener: TcpListener, reviewer: Reviewer) {
+    let mut connections = JoinSet::new();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(BREATH).await;
+            continue;
+        };
+        while connections.try_join_next().is_some() {}
+        let reviewer = reviewer.clone();
+        connections.spawn(async move {
+            // Small replies to small requests: waiting to fill a packet would cost 40 ms each.
+            let _ = stream.set_nodelay(true);
+            let service = service_fn(move |request| reviewer.clone().review(request));
+            // A connection that breaks is its client's to notice.
+            let _ = auto::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+impl Reviewer {
+    async fn review(
+        self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Full<Bytes>>, hyper::Error> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let token = asked.pointer("/spec/token").and_then(Value::as_str);
+        let bearer = parts.headers.get(http::header::AUTHORIZATION);
+        let bearer = bearer.and_then(|value| value.to_str().ok());
+        let verdict = {
+            let mut reviews = lock(&self.reviews);
+            reviews.seen.push(Reviewed {
+                path: parts.uri.path().to_owned(),
+                audiences: audiences(&asked).unwrap_or_default(),
+                own_bearer: bearer.and_then(|text| text.strip_prefix("Bearer ")) == token,
+            });
+            reviews.verdict
+        };
+        let status = token.and_then(|token| status(&self.pem, token, &asked, verdict));
+        let answer = json!({
+            "kind": "TokenReview",
+            "apiVersion": "authentication.k8s.io/v1",
+            "status": status.unwrap_or_else(|| json!({ "authenticated": false })),
+        });
+        Ok(Response::new(Full::new(Bytes::from(answer.to_string()))))
+    }
+}
+
+/// The audiences that a review asks about; nothing where it asks about none.
+fn audiences(review: &Value) -> Option<Vec<String>> {
+    let wanted = review.pointer("/spec/audiences")?.as_array()?;
+    let wanted = wanted.iter().filter_map(Value::as_str);
+    Some(wanted.map(str::to_owned).collect())
+}
+
+/// The status of a genuine token.
+fn status(pem: &str, token: &str, review: &Value, verdict: Verdict) -> Option<Value> {
+    let token = Jwt::parse(token)?;
     let ended = token.claims.get("exp")?.as_u64()? < now().as_secs();
-    if ended || !token.signed_by(pem) {
+    if ended || !token.signed_by(pem) || verdict == Verdict::Unauthenticated {
         return None;
     }
-    let wanted = review.pointer("/spec/audiences").and_then(Value::as_array);
     let given = token.audiences();
-    let audiences: Vec<String> = match wanted {
+    let audiences: Vec<String> = match audiences(review) {
         Some(wanted) => given
             .into_iter()
-            .filter(|audience| wanted.iter().any(|one| one == audience))
+            .filter(|audience| wanted.contains(audience))
             .collect(),
         None => given,
     };
-    let account = token.claims.pointer("/kubernetes.io/serviceaccount/uid")?;
+    let uid = match verdict {
+        Verdict::OtherUid => json!(text::uuid()),
+        Verdict::Genuine | Verdict::Unauthenticated => {
+            let uid = token.claims.pointer("/kubernetes.io/serviceaccount/uid")?;
+            uid.clone()
+        }
+    };
     Some(json!({
         "authenticated": !audiences.is_empty(),
         "audiences": audiences,
-        "user": { "username": token.text("sub"), "uid": account },
+        "user": { "username": token.text("sub"), "uid": uid },
     }))
 }

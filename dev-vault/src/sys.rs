@@ -1,16 +1,15 @@
-//! The system backend: mounts, policies, seal, quotas, wrapping.
+//! The system backend: who answers what below `sys/`; seal, policies, quotas and capabilities themselves.
 
 pub mod leases;
-pub mod tokens;
+mod mounts;
+mod namespaces;
+pub mod wrapping;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use crate::answer::{Answer, Request};
-use crate::auth::Method;
-use crate::core::{Core, Mount};
-use crate::engine::Engine;
+use crate::answer::{Answer, Request, joined};
+use crate::core::Core;
 use crate::policy::Policy;
-use crate::text;
 
 const VERSION: &str = "2.6.2-dev-vault";
 
@@ -75,10 +74,10 @@ pub fn handle(core: &mut Core, request: &Request, rest: &str) -> Answer {
         return leases::handle(core, request, rest);
     }
     if let Some(path) = rest.strip_prefix("mounts/") {
-        return mounts(core, request, path);
+        return mounts::engines(core, request, path);
     }
     if let Some(path) = rest.strip_prefix("auth/") {
-        return auths(core, request, path);
+        return mounts::methods(core, request, path);
     }
     if let Some(name) = rest
         .strip_prefix("policies/acl/")
@@ -90,16 +89,10 @@ pub fn handle(core: &mut Core, request: &Request, rest: &str) -> Answer {
         return quota(core, request, name);
     }
     if let Some(name) = rest.strip_prefix("namespaces/") {
-        let name = name.trim_matches('/').to_owned();
-        if request.deletes() {
-            core.namespaces.remove(&name);
-            return Answer::no_content();
-        }
-        core.namespaces.insert(name.clone());
-        return Answer::data(json!({ "path": format!("{name}/"), "id": text::random(6) }));
+        return namespaces::handle(core, request, name);
     }
     if let Some(path) = rest.strip_prefix("internal/ui/mounts/") {
-        return ui_mount(core, request, path);
+        return mounts::serving(core, request, path);
     }
     match rest {
         "seal" if request.writes() => {
@@ -112,99 +105,27 @@ pub fn handle(core: &mut Core, request: &Request, rest: &str) -> Answer {
                 .unwrap_or_default();
             Answer::no_content()
         }
-        "wrapping/lookup" if request.writes() => wrapping_lookup(core, request),
-        "wrapping/unwrap" if request.writes() => unwrap(core, request),
+        "wrapping/unwrap" if request.writes() => wrapping::unwrap(core, request),
         "capabilities-self" if request.writes() => capabilities(core, request),
         _ => Answer::unsupported(),
     }
 }
 
-fn mounts(core: &mut Core, request: &Request, path: &str) -> Answer {
-    if let Some(path) = path.strip_suffix("/tune") {
-        return match core.mounts.get_mut(path) {
-            Some(mount) if request.writes() => tune(mount, request),
-            _ => Answer::not_found(),
-        };
-    }
-    let path = path.trim_matches('/');
-    if request.deletes() {
-        core.mounts.remove(path);
-        return Answer::no_content();
-    }
-    if core.mounts.contains_key(path) {
-        return Answer::error(400, format!("path is already in use at {path}/"));
-    }
-    let kind = request.text("type");
-    let options = request.body.get("options");
-    let version = options.and_then(|options| options.get("version"));
-    let second = version.is_some_and(|version| version == "2" || version == 2);
-    match Engine::of(kind, second, core.leased_kv) {
-        Some(engine) => {
-            core.mounts
-                .insert(path.to_owned(), Mount::new(kind, engine));
-            Answer::no_content()
-        }
-        None => Answer::error(400, format!("plugin not found in the catalog: {kind}")),
-    }
-}
-
-fn auths(core: &mut Core, request: &Request, path: &str) -> Answer {
-    if let Some(path) = path.strip_suffix("/tune") {
-        return match core.auths.get_mut(path) {
-            Some(mount) if request.writes() => tune(mount, request),
-            _ => Answer::not_found(),
-        };
-    }
-    let path = path.trim_matches('/');
-    if request.deletes() {
-        core.auths.remove(path);
-        let below = format!("auth/{path}/login");
-        let tokens = core
-            .tokens
-            .by_id
-            .values()
-            .filter(|token| token.path == below);
-        let tokens: Vec<String> = tokens.map(|token| token.id.clone()).collect();
-        for token in tokens {
-            core.revoke_token(&token);
-        }
-        return Answer::no_content();
-    }
-    let kind = request.text("type");
-    match Method::of(kind) {
-        Some(method) => {
-            core.auths.insert(path.to_owned(), Mount::new(kind, method));
-            Answer::no_content()
-        }
-        None => Answer::error(400, format!("plugin not found in the catalog: {kind}")),
-    }
-}
-
-fn tune<T>(mount: &mut Mount<T>, request: &Request) -> Answer {
-    mount.default_ttl = request.duration("default_lease_ttl").or(mount.default_ttl);
-    mount.max_ttl = request.duration("max_lease_ttl").or(mount.max_ttl);
-    let kind = request.text("token_type");
-    if !kind.is_empty() {
-        mount.token_type = Some(kind.to_owned());
-    }
-    Answer::no_content()
-}
-
 fn policies(core: &mut Core, request: &Request, name: &str) -> Answer {
+    let key = (request.namespace.clone(), name.to_owned());
     if request.deletes() {
-        core.policies.remove(name);
+        core.policies.remove(&key);
         return Answer::no_content();
     }
     if !request.writes() {
-        return if core.policies.contains_key(name) {
-            Answer::data(json!({ "name": name }))
-        } else {
-            Answer::not_found()
-        };
+        let known = core.policies.get(&key);
+        return known.map_or_else(Answer::not_found, |policy| {
+            Answer::data(json!({ "name": name, "policy": policy.written() }))
+        });
     }
     match Policy::parse(request.text("policy")) {
         Ok(policy) => {
-            core.policies.insert(name.to_owned(), policy);
+            core.policies.insert(key, policy);
             Answer::no_content()
         }
         Err(error) => Answer::error(400, format!("failed to parse policy: {error}")),
@@ -216,7 +137,7 @@ fn quota(core: &mut Core, request: &Request, name: &str) -> Answer {
         core.quotas.remove(name);
         return Answer::no_content();
     }
-    let Some(rate) = request.number("rate") else {
+    let Some(rate) = request.fields().number("rate") else {
         return Answer::error(400, "'rate' is invalid");
     };
     let interval = request.duration("interval");
@@ -225,70 +146,27 @@ fn quota(core: &mut Core, request: &Request, name: &str) -> Answer {
     Answer::no_content()
 }
 
-fn ui_mount(core: &Core, request: &Request, path: &str) -> Answer {
-    let root = core
-        .token(&request.token)
-        .is_some_and(|token| token.policies.iter().any(|policy| policy == "root"));
-    let found = core
-        .mount_of(path)
-        .filter(|_| root || !core.capabilities(&request.token, path).is_empty());
-    let Some((name, mount)) = found.and_then(|name| {
-        let mount = core.mounts.get(&name)?;
-        Some((name, mount))
-    }) else {
-        return Answer::error(
-            403,
-            format!(
-                "preflight capability check returned 403, please ensure client's policies grant access to path \"{path}/\""
-            ),
-        );
-    };
-    let (kind, version) = mount.inner.kind();
-    Answer::data(json!({
-        "accessor": mount.accessor,
-        "path": format!("{name}/"),
-        "type": kind,
-        "options": version.map(|version| json!({ "version": version })),
-    }))
-}
-
-fn wrapping_token(request: &Request) -> &str {
-    match request.text("token") {
-        "" => &request.token,
-        token => token,
-    }
-}
-
-const NOT_WRAPPED: &str = "wrapping token is not valid or does not exist";
-
-fn wrapping_lookup(core: &Core, request: &Request) -> Answer {
-    match core.wrapped.get(wrapping_token(request)) {
-        Some(wrapped) => Answer::data(json!({
-            "creation_path": wrapped.path,
-            "creation_time": text::timestamp(wrapped.created),
-            "creation_ttl": wrapped.ttl.as_secs(),
-        })),
-        None => Answer::error(400, NOT_WRAPPED),
-    }
-}
-
-fn unwrap(core: &mut Core, request: &Request) -> Answer {
-    match core.wrapped.remove(wrapping_token(request)) {
-        Some(wrapped) => wrapped.answer,
-        None => Answer::error(400, NOT_WRAPPED),
-    }
-}
-
 fn capabilities(core: &Core, request: &Request) -> Answer {
-    let mut paths = request.list("paths");
-    paths.extend(request.list("path"));
-    let mut data = serde_json::Map::new();
+    let Some(token) = core.token(&request.token) else {
+        return Answer::denied();
+    };
+    let found = |path: &str| {
+        let found = core.capabilities(token, &joined(&request.namespace, path));
+        if found.is_empty() {
+            json!(["deny"])
+        } else {
+            json!(found)
+        }
+    };
+    let mut paths = request.fields().list("paths");
+    paths.extend(request.fields().list("path"));
+    let mut data = Map::new();
+    if let [path] = paths.as_slice() {
+        data.insert("capabilities".to_owned(), found(path));
+    }
     for path in paths {
-        let found: Vec<String> = core
-            .capabilities(&request.token, &path)
-            .into_iter()
-            .collect();
-        data.insert(path, json!(found));
+        let found = found(&path);
+        data.insert(path, found);
     }
     Answer::data(Value::Object(data))
 }

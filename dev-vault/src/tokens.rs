@@ -6,12 +6,18 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::text;
+use crate::ttl::{Granted, PAST_MAX, Term, age};
 
 /// What a login or `auth/token/create` asks for.
 #[derive(Clone, Default)]
 pub struct Wanted {
-    pub policies: Vec<String>,
-    pub no_default_policy: bool,
+    /// The token itself, where the server's owner has chosen it; a random one if not given.
+    pub id: Option<String>,
+    /// The namespace it lives in, and that namespace's own id.
+    pub namespace: (String, String),
+    pub policies: BTreeSet<String>,
+    /// Whether the policy `default` is added.
+    pub default_policy: bool,
     pub path: String,
     pub display_name: String,
     pub meta: Option<Map<String, Value>>,
@@ -19,12 +25,14 @@ pub struct Wanted {
     pub batch: bool,
     pub orphan: bool,
     pub parent: Option<String>,
+    /// `None`: without end, which only root gets.
     pub ttl: Option<Duration>,
     /// The least of role's and mount's maximum.
     pub max_ttl: Duration,
     pub explicit_max_ttl: Option<Duration>,
     pub period: Option<Duration>,
     pub num_uses: u64,
+    /// The auth mount and role of a login.
     pub role: Option<(String, String)>,
 }
 
@@ -32,29 +40,18 @@ pub struct Wanted {
 pub struct Token {
     pub id: String,
     pub accessor: String,
-    pub policies: Vec<String>,
-    pub path: String,
-    pub display_name: String,
-    pub meta: Option<Map<String, Value>>,
-    pub entity_id: String,
-    pub batch: bool,
-    pub orphan: bool,
-    pub parent: Option<String>,
+    /// As it was asked for.
+    pub spec: Wanted,
     pub children: BTreeSet<String>,
     pub created: Duration,
-    pub creation_ttl: Duration,
     /// `None`: never.
     pub expires: Option<Duration>,
-    pub default_ttl: Duration,
-    pub max_ttl: Duration,
-    pub explicit_max_ttl: Option<Duration>,
-    pub period: Option<Duration>,
-    pub num_uses: u64,
     pub last_renewal: Option<Duration>,
-    /// The auth mount and role of its login.
-    pub role: Option<(String, String)>,
+    /// What is left of a limited number of uses; zero for one without limit.
+    pub uses: u64,
     pub leases: BTreeSet<String>,
     pub cubbyhole: BTreeMap<String, Value>,
+    creation_ttl: Duration,
 }
 
 /// All tokens.
@@ -65,54 +62,34 @@ pub struct Tokens {
     by_end: BTreeSet<(Duration, String)>,
 }
 
-/// A term that was asked for and what became of it.
-pub struct Capped {
+/// The most that a renewal may give: what role and mount say now.
+pub struct Limits {
     pub ttl: Duration,
-    pub warning: Option<String>,
-}
-
-/// Cuts a term at what is left until the maximum. Both clocks are truncated to seconds, as Go's
-/// `framework.CalculateTTL` does.
-pub fn cap(wanted: Duration, left: Duration) -> Capped {
-    if wanted <= left {
-        return Capped {
-            ttl: wanted,
-            warning: None,
-        };
-    }
-    let (asked, left_shown) = (text::shown(wanted), text::shown(left));
-    Capped {
-        ttl: left,
-        warning: Some(format!(
-            "TTL of \"{asked}\" exceeded the effective max_ttl of \"{left_shown}\"; TTL value is capped accordingly"
-        )),
-    }
-}
-
-fn seconds(time: Duration) -> Duration {
-    Duration::from_secs(time.as_secs())
+    pub max_ttl: Duration,
+    pub period: Option<Duration>,
 }
 
 impl Token {
     /// What is left, in whole seconds; zero for a token without end.
     pub fn ttl(&self, now: Duration) -> Duration {
-        self.expires
-            .map_or(Duration::ZERO, |end| seconds(end.saturating_sub(now)))
+        let left = self.expires.map(|end| end.saturating_sub(now));
+        left.map_or(Duration::ZERO, |left| Duration::from_secs(left.as_secs()))
     }
 
     pub fn renewable(&self) -> bool {
-        !self.batch && self.expires.is_some()
+        !self.spec.batch && self.expires.is_some()
     }
 
-    /// What is left until nothing prolongs it any more.
-    pub fn left(&self, now: Duration) -> Duration {
-        let age = seconds(now).saturating_sub(seconds(self.created));
-        let max = match (self.period, self.explicit_max_ttl) {
-            (Some(_), explicit) => explicit.unwrap_or(Duration::MAX),
-            (None, Some(explicit)) => explicit.min(self.max_ttl),
-            (None, None) => self.max_ttl,
-        };
-        max.saturating_sub(age)
+    pub fn is_root(&self) -> bool {
+        self.spec.policies.contains("root")
+    }
+
+    /// A path as the token's policies name it: below the token's namespace. Nothing where it is not.
+    pub fn relative<'a>(&self, full_path: &'a str) -> Option<&'a str> {
+        match self.spec.namespace.0.as_str() {
+            "" => Some(full_path),
+            namespace => full_path.strip_prefix(namespace)?.strip_prefix('/'),
+        }
     }
 
     /// The `auth` part of the reply that gives or renews it.
@@ -120,53 +97,58 @@ impl Token {
         json!({
             "client_token": self.id,
             "accessor": self.accessor,
-            "policies": self.policies,
-            "token_policies": self.policies,
-            "metadata": self.meta,
+            "policies": self.spec.policies,
+            "token_policies": self.spec.policies,
+            "metadata": self.spec.meta,
             "lease_duration": self.ttl(now).as_secs(),
             "renewable": self.renewable(),
-            "entity_id": self.entity_id,
+            "entity_id": self.spec.entity_id,
             "token_type": self.kind(),
-            "orphan": self.orphan,
+            "orphan": self.spec.orphan,
             "mfa_requirement": null,
-            "num_uses": self.num_uses,
+            "num_uses": self.uses,
         })
     }
 
-    pub fn kind(&self) -> &'static str {
-        if self.batch { "batch" } else { "service" }
+    fn kind(&self) -> &'static str {
+        if self.spec.batch { "batch" } else { "service" }
     }
 
     /// The data of a lookup.
     pub fn lookup(&self, now: Duration) -> Map<String, Value> {
-        let mut data = Map::new();
-        let mut put = |name: &str, value: Value| {
-            data.insert(name.to_owned(), value);
+        let spec = &self.spec;
+        let Value::Object(mut data) = json!({
+            "id": self.id,
+            "accessor": self.accessor,
+            "policies": spec.policies,
+            "path": spec.path,
+            "meta": spec.meta,
+            "display_name": spec.display_name,
+            "num_uses": self.uses,
+            "orphan": spec.orphan,
+            "creation_time": self.created.as_secs(),
+            "creation_ttl": self.creation_ttl.as_secs(),
+            "expire_time": self.expires.map(text::timestamp),
+            "ttl": self.ttl(now).as_secs(),
+            "explicit_max_ttl": spec.explicit_max_ttl.unwrap_or_default().as_secs(),
+            "entity_id": spec.entity_id,
+            "type": self.kind(),
+            "issue_time": text::timestamp(self.created),
+            "renewable": self.renewable(),
+        }) else {
+            return Map::new();
         };
-        put("id", json!(self.id));
-        put("accessor", json!(self.accessor));
-        put("policies", json!(self.policies));
-        put("path", json!(self.path));
-        put("meta", json!(self.meta));
-        put("display_name", json!(self.display_name));
-        put("num_uses", json!(self.num_uses));
-        put("orphan", json!(self.orphan));
-        put("creation_time", json!(self.created.as_secs()));
-        put("creation_ttl", json!(self.creation_ttl.as_secs()));
-        put("expire_time", json!(self.expires.map(text::timestamp)));
-        put("ttl", json!(self.ttl(now).as_secs()));
-        let explicit = self.explicit_max_ttl.unwrap_or_default();
-        put("explicit_max_ttl", json!(explicit.as_secs()));
-        put("entity_id", json!(self.entity_id));
-        put("type", json!(self.kind()));
-        put("issue_time", json!(text::timestamp(self.created)));
-        put("renewable", json!(self.renewable()));
-        if let Some(period) = self.period {
-            put("period", json!(period.as_secs()));
+        if !spec.namespace.0.is_empty() {
+            let path = format!("{}/", spec.namespace.0);
+            data.insert("namespace_path".to_owned(), json!(path));
+        }
+        if let Some(period) = spec.period {
+            data.insert("period".to_owned(), json!(period.as_secs()));
         }
         if let Some(renewed) = self.last_renewal {
-            put("last_renewal", json!(text::timestamp(renewed)));
-            put("last_renewal_time", json!(renewed.as_secs()));
+            let written = text::timestamp(renewed);
+            data.insert("last_renewal".to_owned(), json!(written));
+            data.insert("last_renewal_time".to_owned(), json!(renewed.as_secs()));
         }
         data
     }
@@ -174,64 +156,46 @@ impl Token {
 
 impl Tokens {
     /// Makes a token and says what was cut.
-    pub fn create(&mut self, wanted: Wanted, now: Duration) -> (String, Vec<String>) {
-        let mut policies: BTreeSet<String> = wanted.policies.into_iter().collect();
-        let root = policies.contains("root");
-        if !wanted.no_default_policy && !root {
-            policies.insert("default".to_owned());
+    pub fn create(&mut self, mut wanted: Wanted, now: Duration) -> (String, Option<String>) {
+        if wanted.default_policy && !wanted.policies.contains("root") {
+            wanted.policies.insert("default".to_owned());
         }
-        let asked = wanted.ttl.filter(|ttl| !ttl.is_zero());
-        let endless = root && asked.is_none() && wanted.period.is_none();
-        let default_ttl = asked.unwrap_or(crate::core::SYSTEM_TTL);
-        let explicit = wanted.explicit_max_ttl.filter(|max| !max.is_zero());
-        let period = wanted.period.filter(|period| !period.is_zero());
-        let left = match (period, explicit) {
-            (Some(_), explicit) => explicit.unwrap_or(Duration::MAX),
-            (None, explicit) => explicit.unwrap_or(wanted.max_ttl).min(wanted.max_ttl),
-        };
-        let capped = cap(period.unwrap_or(default_ttl), left);
-        let prefix = if wanted.batch { "b." } else { "s." };
-        let length = if wanted.batch { 96 } else { 24 };
-        let id = format!("{prefix}{}", text::random(length));
-        let accessor = if wanted.batch {
-            String::new()
-        } else {
-            text::random(24)
-        };
+        let granted = wanted.ttl.map(|asked| {
+            let term = Term {
+                asked,
+                period: wanted.period,
+                max: wanted.max_ttl,
+                explicit_max: wanted.explicit_max_ttl,
+                age: Duration::ZERO,
+            };
+            // Only a maximum of zero gives nothing, and such a token is over at once.
+            term.granted().unwrap_or(Granted {
+                ttl: Duration::ZERO,
+                warning: None,
+            })
+        });
+        let ttl = granted.as_ref().map(|granted| granted.ttl);
+        let (id, accessor) = names(&wanted);
         let token = Token {
             id: id.clone(),
             accessor,
-            policies: policies.into_iter().collect(),
-            path: wanted.path,
-            display_name: wanted.display_name,
-            meta: wanted.meta,
-            entity_id: wanted.entity_id,
-            batch: wanted.batch,
-            orphan: wanted.orphan,
-            parent: wanted.parent,
             children: BTreeSet::new(),
             created: now,
-            creation_ttl: if endless { Duration::ZERO } else { capped.ttl },
-            expires: (!endless).then(|| now.saturating_add(capped.ttl)),
-            default_ttl,
-            max_ttl: wanted.max_ttl,
-            explicit_max_ttl: explicit,
-            period,
-            num_uses: wanted.num_uses,
+            expires: ttl.map(|ttl| now.saturating_add(ttl)),
             last_renewal: None,
-            role: wanted.role,
+            uses: wanted.num_uses,
             leases: BTreeSet::new(),
             cubbyhole: BTreeMap::new(),
+            creation_ttl: ttl.unwrap_or_default(),
+            spec: wanted,
         };
         self.insert(token);
-        (id, capped.warning.into_iter().collect())
+        (id, granted.and_then(|granted| granted.warning))
     }
 
-    /// Takes a token in.
-    pub fn insert(&mut self, token: Token) {
-        if let Some(parent) = token.parent.as_ref().filter(|_| !token.orphan)
-            && let Some(parent) = self.by_id.get_mut(parent)
-        {
+    fn insert(&mut self, token: Token) {
+        let parent = token.spec.parent.as_ref().filter(|_| !token.spec.orphan);
+        if let Some(parent) = parent.and_then(|parent| self.by_id.get_mut(parent)) {
             parent.children.insert(token.id.clone());
         }
         if !token.accessor.is_empty() {
@@ -248,18 +212,33 @@ impl Tokens {
         self.by_id.get(self.by_accessor.get(accessor)?)
     }
 
-    pub fn accessors(&self) -> Vec<String> {
-        self.by_accessor.keys().cloned().collect()
-    }
-
-    /// Moves a token's end.
-    pub fn set_end(&mut self, id: &str, end: Duration) {
-        if let Some(token) = self.by_id.get_mut(id)
-            && let Some(before) = token.expires.replace(end)
-        {
+    /// Renews for `increment`, or the role's TTL where there is none.
+    ///
+    /// # Errors
+    /// The maximum has come ([`PAST_MAX`]), or there is no such token.
+    pub fn renew(
+        &mut self,
+        id: &str,
+        increment: Option<Duration>,
+        limits: &Limits,
+        now: Duration,
+    ) -> Result<Option<String>, &'static str> {
+        let token = self.by_id.get_mut(id).ok_or("token not found")?;
+        let term = Term {
+            asked: increment.unwrap_or(limits.ttl),
+            period: limits.period,
+            max: limits.max_ttl,
+            explicit_max: token.spec.explicit_max_ttl,
+            age: age(token.created, now),
+        };
+        let granted = term.granted().ok_or(PAST_MAX)?;
+        let end = now.saturating_add(granted.ttl);
+        token.last_renewal = Some(now);
+        if let Some(before) = token.expires.replace(end) {
             self.by_end.remove(&(before, id.to_owned()));
-            self.by_end.insert((end, id.to_owned()));
         }
+        self.by_end.insert((end, id.to_owned()));
+        Ok(granted.warning)
     }
 
     /// Tokens whose end has come.
@@ -268,7 +247,8 @@ impl Tokens {
         ended.map(|(_, id)| id.clone()).collect()
     }
 
-    /// Removes a token and its children, depth first, and hands out their leases.
+    /// Removes a token and its children, depth first, and hands out the leases that they leave. Those of
+    /// batch tokens are not among them: they end by themselves, with their token.
     pub fn remove(&mut self, id: &str) -> Vec<String> {
         let Some(token) = self.by_id.remove(id) else {
             return Vec::new();
@@ -277,13 +257,131 @@ impl Tokens {
         if let Some(end) = token.expires {
             self.by_end.remove(&(end, token.id.clone()));
         }
-        if let Some(parent) = token.parent.and_then(|parent| self.by_id.get_mut(&parent)) {
+        let parent = token.spec.parent;
+        if let Some(parent) = parent.and_then(|parent| self.by_id.get_mut(&parent)) {
             parent.children.remove(id);
         }
-        let mut leases: Vec<String> = token.leases.into_iter().collect();
-        for child in token.children {
-            leases.extend(self.remove(&child));
+        let mut left = Vec::new();
+        if !token.spec.batch {
+            left.extend(token.leases);
         }
-        leases
+        for child in token.children {
+            left.extend(self.remove(&child));
+        }
+        left
+    }
+}
+
+/// A new token and its accessor; outside the root namespace both end in the namespace's id.
+fn names(wanted: &Wanted) -> (String, String) {
+    let suffix = match wanted.namespace.1.as_str() {
+        "" => String::new(),
+        id => format!(".{id}"),
+    };
+    if wanted.batch {
+        return (format!("b.{}{suffix}", text::random(96)), String::new());
+    }
+    let id = wanted.id.clone();
+    let id = id.unwrap_or_else(|| format!("s.{}{suffix}", text::random(24)));
+    (id, format!("{}{suffix}", text::random(24)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1_000);
+
+    const fn secs(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    fn wanted() -> Wanted {
+        Wanted {
+            ttl: Some(secs(60)),
+            max_ttl: secs(100),
+            default_policy: true,
+            ..Wanted::default()
+        }
+    }
+
+    const LIMITS: Limits = Limits {
+        ttl: secs(60),
+        max_ttl: secs(100),
+        period: None,
+    };
+
+    #[test]
+    fn a_token_ends_when_its_time_has_come_and_not_before() {
+        let mut tokens = Tokens::default();
+        let (id, warning) = tokens.create(wanted(), NOW);
+        assert_eq!(warning, None);
+        assert!(tokens.ended(NOW + secs(59)).is_empty());
+        assert_eq!(tokens.ended(NOW + secs(60)), [id.as_str()]);
+        tokens.renew(&id, None, &LIMITS, NOW + secs(30)).unwrap();
+        assert!(
+            tokens.ended(NOW + secs(60)).is_empty(),
+            "its old end is forgotten"
+        );
+        assert_eq!(tokens.ended(NOW + secs(90)), [id]);
+    }
+
+    #[test]
+    fn a_small_increment_shortens() {
+        let mut tokens = Tokens::default();
+        let (id, _) = tokens.create(wanted(), NOW);
+        tokens.renew(&id, Some(secs(5)), &LIMITS, NOW).unwrap();
+        assert_eq!(tokens.by_id[&id].ttl(NOW), secs(5));
+    }
+
+    #[test]
+    fn nothing_renews_past_the_maximum() {
+        let mut tokens = Tokens::default();
+        let (id, _) = tokens.create(wanted(), NOW);
+        let near = NOW + secs(93);
+        let warning = tokens.renew(&id, None, &LIMITS, near).unwrap().unwrap();
+        assert!(warning.contains("max_ttl of \"7s\""), "{warning}");
+        assert_eq!(tokens.by_id[&id].expires, Some(NOW + secs(100)));
+        let past = tokens.renew(&id, None, &LIMITS, NOW + secs(100));
+        assert_eq!(past, Err(PAST_MAX));
+    }
+
+    #[test]
+    fn children_go_with_their_parent_and_orphans_stay() {
+        let mut tokens = Tokens::default();
+        let (parent, _) = tokens.create(wanted(), NOW);
+        let of_parent = Wanted {
+            parent: Some(parent.clone()),
+            ..wanted()
+        };
+        let (child, _) = tokens.create(of_parent.clone(), NOW);
+        let orphan = Wanted {
+            orphan: true,
+            ..of_parent.clone()
+        };
+        let (orphan, _) = tokens.create(orphan, NOW);
+        let batch = Wanted {
+            batch: true,
+            ..of_parent
+        };
+        let (batch, _) = tokens.create(batch, NOW);
+        for (token, lease) in [(&parent, "one"), (&child, "two"), (&batch, "three")] {
+            let token = tokens.by_id.get_mut(token).unwrap();
+            token.leases.insert(lease.to_owned());
+        }
+        assert_eq!(tokens.remove(&parent), ["one", "two"]);
+        assert_eq!(tokens.by_id.keys().collect::<Vec<_>>(), [&orphan]);
+        assert_eq!(tokens.ended(NOW + secs(60)), [orphan]);
+    }
+
+    #[test]
+    fn names_tell_the_namespace() {
+        let inside = Wanted {
+            namespace: ("team".to_owned(), "abc123".to_owned()),
+            ..wanted()
+        };
+        let (id, accessor) = names(&inside);
+        assert!(id.starts_with("s.") && id.ends_with(".abc123"), "{id}");
+        assert!(accessor.ends_with(".abc123"), "{accessor}");
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{Given, ToLease};
+use super::{Given, Terms, ToLease};
 use crate::answer::{Answer, Request};
+use crate::fields::Fields;
 use crate::leases::Purpose;
 use crate::text;
 
@@ -27,14 +28,7 @@ struct Static {
 }
 
 impl Database {
-    pub fn handle(
-        &mut self,
-        request: &Request,
-        path: &str,
-        usual: Duration,
-        max: Duration,
-        now: Duration,
-    ) -> Given {
+    pub fn handle(&mut self, request: &Request, path: &str, terms: Terms) -> Given {
         let (kind, name) = path.split_once('/').unwrap_or((path, ""));
         let body = || request.body.clone();
         match kind {
@@ -59,51 +53,48 @@ impl Database {
                     username,
                     period: period.unwrap_or(Duration::from_secs(3600)),
                     password,
-                    rotated: now,
+                    rotated: terms.now,
                 };
                 self.statics.insert(name.to_owned(), role);
                 Answer::no_content().into()
             }
-            "creds" if request.reads() => self.creds(name, usual, max, now),
-            "static-creds" if request.reads() => self.static_creds(name, now).into(),
+            "creds" if request.reads() => self.creds(name, terms),
+            "static-creds" if request.reads() => self.static_creds(name, terms.now).into(),
             _ => Answer::unsupported().into(),
         }
     }
 
-    fn creds(&mut self, name: &str, usual: Duration, max: Duration, now: Duration) -> Given {
+    fn creds(&mut self, name: &str, terms: Terms) -> Given {
         let Some(role) = self.roles.get(name) else {
             return Answer::error(400, format!("unknown role: {name}")).into();
         };
-        let role = Request {
-            body: role.clone(),
-            ..Request::default()
-        };
+        let role = Fields(role);
         let connection = self.connections.get(role.text("db_name"));
         let Some(connection) = connection else {
             let name = role.text("db_name");
             let text = format!("failed to find entry for connection with name: \"{name}\"");
             return Answer::wrapped_error(500, &text).into();
         };
-        let connection = Request {
-            body: connection.clone(),
-            ..Request::default()
-        };
-        let allowed = connection.list("allowed_roles");
+        let allowed = Fields(connection).list("allowed_roles");
         if !allowed.iter().any(|role| role == "*" || role == name) {
             return Answer::wrapped_error(500, &format!("\"{name}\" is not an allowed role"))
                 .into();
         }
-        let duration = |field: &str| role.duration(field).filter(|time| !time.is_zero());
-        let username = format!("v-token-{name}-{}-{}", text::random(20), now.as_secs());
+        let username = format!(
+            "v-token-{name}-{}-{}",
+            text::random(20),
+            terms.now.as_secs()
+        );
         let password = format!("{}-{}", text::random(10), text::random(9));
-        self.users.insert(username.clone(), password.clone());
-        Given::Leased(Box::new(ToLease {
-            ttl: duration("default_ttl").unwrap_or(usual),
-            max_ttl: Some(duration("max_ttl").unwrap_or(max)),
+        let given = ToLease {
+            ttl: role.duration("default_ttl").unwrap_or(terms.usual),
+            max_ttl: role.duration("max_ttl"),
             renewable: true,
             data: json!({ "username": username, "password": password }),
-            purpose: Purpose::User(username),
-        }))
+            purpose: Purpose::User(username.clone()),
+        };
+        self.users.insert(username, password);
+        Given::Leased(given)
     }
 
     fn static_creds(&mut self, name: &str, now: Duration) -> Answer {

@@ -10,8 +10,9 @@ use rcgen::{
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 
-use super::{Given, ToLease};
+use super::{Given, Terms, ToLease};
 use crate::answer::{Answer, Request};
+use crate::fields::Fields;
 use crate::leases::Purpose;
 
 /// Certificates are dated back, for clocks that are behind.
@@ -26,16 +27,11 @@ pub struct Pki {
 struct Root {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+    ends: Duration,
 }
 
 impl Pki {
-    pub fn handle(
-        &mut self,
-        request: &Request,
-        path: &str,
-        usual: Duration,
-        now: Duration,
-    ) -> Given {
+    pub fn handle(&mut self, request: &Request, path: &str, terms: Terms) -> Given {
         if !request.writes() {
             return match (path, &self.root) {
                 ("cert/ca", Some(root)) if request.reads() => {
@@ -45,7 +41,7 @@ impl Pki {
             };
         }
         if path == "root/generate/internal" {
-            return match generate_root(request, now) {
+            return match generate_root(request, terms.now) {
                 Ok(root) => {
                     let data = json!({ "certificate": root.pem, "issuing_ca": root.pem });
                     self.root = Some(root);
@@ -59,48 +55,43 @@ impl Pki {
             return Answer::data(Value::Object(request.body.clone())).into();
         }
         match path.strip_prefix("issue/") {
-            Some(name) => self.issue(request, name, usual, now),
+            Some(name) => self.issue(request, name, terms),
             None => Answer::unsupported().into(),
         }
     }
 
-    fn issue(&self, request: &Request, name: &str, usual: Duration, now: Duration) -> Given {
-        let Some(role) = self.roles.get(name) else {
+    fn issue(&self, request: &Request, name: &str, terms: Terms) -> Given {
+        let Some(role) = self.roles.get(name).map(Fields) else {
             return Answer::error(400, format!("unknown role: {name}")).into();
         };
-        let role = Request {
-            body: role.clone(),
-            ..Request::default()
-        };
         let common_name = request.text("common_name");
-        if !allowed(&role, common_name) {
+        if !allowed(role, common_name) {
             let text = format!("common name {common_name} not allowed by this role");
             return Answer::error(400, text).into();
         }
         let Some(root) = &self.root else {
             return Answer::wrapped_error(500, "no default issuer currently configured").into();
         };
-        let own = role.duration("ttl").filter(|ttl| !ttl.is_zero());
-        let ttl = request.duration("ttl").or(own).unwrap_or(usual);
-        let most = role.duration("max_ttl").filter(|max| !max.is_zero());
-        let ttl = most.map_or(ttl, |max| ttl.min(max));
-        match leaf(root, request, common_name, ttl, now) {
-            Ok(data) if role.flag("generate_lease").unwrap_or_default() => {
-                Given::Leased(Box::new(ToLease {
-                    ttl: Duration::from_secs((now + ttl).as_secs()).saturating_sub(now),
-                    max_ttl: None,
-                    renewable: false,
-                    purpose: Purpose::Certificate,
-                    data,
-                }))
-            }
+        let asked = request.duration("ttl").or(role.duration("ttl"));
+        let max = role.duration("max_ttl").unwrap_or(terms.max);
+        let ttl = asked.unwrap_or(terms.usual).min(max);
+        // As an issuer with `leaf_not_after_behavior=truncate`; the real default refuses instead.
+        let ttl = ttl.min(root.ends.saturating_sub(terms.now));
+        match leaf(root, request, common_name, ttl, terms.now) {
+            Ok(data) if role.flag("generate_lease").unwrap_or_default() => Given::Leased(ToLease {
+                ttl: Duration::from_secs((terms.now + ttl).as_secs()).saturating_sub(terms.now),
+                max_ttl: None,
+                renewable: false,
+                purpose: Purpose::Certificate,
+                data,
+            }),
             Ok(data) => Answer::data(data).into(),
             Err(error) => Answer::wrapped_error(500, &error.to_string()).into(),
         }
     }
 }
 
-fn allowed(role: &Request, name: &str) -> bool {
+fn allowed(role: Fields<'_>, name: &str) -> bool {
     if role.flag("allow_any_name").unwrap_or_default() {
         return true;
     }
@@ -139,6 +130,7 @@ fn generate_root(request: &Request, now: Duration) -> Result<Root, rcgen::Error>
     Ok(Root {
         issuer: Issuer::new(params, key),
         pem,
+        ends: now + ttl,
     })
 }
 
@@ -151,14 +143,14 @@ fn leaf(
 ) -> Result<Value, rcgen::Error> {
     let key = KeyPair::generate()?;
     let mut params = params(name, ttl, now);
-    let mut names = request.list("alt_names");
+    let mut names = request.fields().list("alt_names");
     names.insert(0, name.to_owned());
     for name in names {
         params
             .subject_alt_names
             .push(rcgen::SanType::DnsName(name.try_into()?));
     }
-    for address in request.list("ip_sans") {
+    for address in request.fields().list("ip_sans") {
         if let Ok(address) = address.parse() {
             params
                 .subject_alt_names

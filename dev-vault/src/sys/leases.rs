@@ -1,10 +1,11 @@
 //! `sys/leases/*` (OpenBao `vault/logical_system.go`): every failure of a renewal is a 400.
 
 use ring::digest;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::answer::{Answer, Request};
-use crate::core::Core;
+use crate::answer::{Answer, Request, joined};
+use crate::core::{Core, Mount, SYSTEM_TTL, mount_of};
+use crate::engine::listed;
 use crate::leases::Purpose;
 
 /// Everything below `sys/leases/`.
@@ -13,14 +14,8 @@ pub fn handle(core: &mut Core, request: &Request, rest: &str) -> Answer {
     match what {
         "renew" if request.writes() => renew(core, request, &id(request, path)),
         "revoke" if request.writes() => revoke(core, request, &id(request, path)),
-        "lookup" if request.lists() => list(core, path),
-        "lookup" if request.writes() => {
-            let now = core.clock.now();
-            match core.leases.by_id.get(request.text("lease_id")) {
-                Some(lease) => Answer::data(lease.lookup(now)),
-                None => Answer::error(400, "invalid lease"),
-            }
-        }
+        "lookup" if request.lists() => list(core, request, path),
+        "lookup" if request.writes() => lookup(core, request),
         "revoke-prefix" | "revoke-force" if request.writes() => prefix(core, request, path),
         _ => Answer::unsupported(),
     }
@@ -34,6 +29,17 @@ fn id(request: &Request, path: &str) -> String {
     }
 }
 
+fn lookup(core: &Core, request: &Request) -> Answer {
+    let id = request.text("lease_id");
+    if id.is_empty() {
+        return Answer::error(400, "lease_id must be specified");
+    }
+    match core.leases.by_id.get(id) {
+        Some(lease) => Answer::data(lease.lookup(core.clock.now())),
+        None => Answer::error(400, "invalid lease"),
+    }
+}
+
 fn renew(core: &mut Core, request: &Request, id: &str) -> Answer {
     if id.is_empty() {
         return Answer::error(400, "lease_id must be specified");
@@ -41,30 +47,25 @@ fn renew(core: &mut Core, request: &Request, id: &str) -> Answer {
     if is_login(core, id) {
         return Answer::error(400, "tokens cannot be renewed through this endpoint");
     }
-    let now = core.clock.now();
-    let token = core.leases.by_id.get(id).map(|lease| lease.token.clone());
-    let ceiling = match token.map(|token| core.tokens.by_id.get(&token)) {
-        Some(Some(token)) => token.expires.filter(|_| token.batch),
-        Some(None) => {
-            return Answer::error(400, "cannot renew lease, no valid associated token");
-        }
-        None => None,
+    let Some(lease) = core.leases.by_id.get(id) else {
+        return Answer::error(400, "lease not found");
     };
-    let increment = request.duration("increment").unwrap_or_default();
-    match core.leases.renew(id, increment, ceiling, now) {
-        Ok((lease, warnings)) => {
+    let Some(token) = core.token(&lease.token) else {
+        return Answer::error(400, "cannot renew lease, no valid associated token");
+    };
+    let ceiling = token.expires.filter(|_| token.spec.batch);
+    let mount = mount_of(&core.mounts, &joined(&lease.namespace, &lease.path));
+    let mount = mount.and_then(|path| core.mounts.get(&path));
+    let mount_max = mount.map_or(SYSTEM_TTL, Mount::max_ttl);
+    let now = core.clock.now();
+    let increment = request.duration("increment");
+    match core.leases.renew(id, increment, mount_max, ceiling, now) {
+        Ok((lease, warning)) => {
             let data = match &lease.purpose {
                 Purpose::Secret(data) => data.clone(),
                 Purpose::User(_) | Purpose::Certificate => Value::Null,
             };
-            let left = (lease.expires - now).as_millis() + 500;
-            Answer::with(&[
-                ("lease_id", json!(lease.id)),
-                ("renewable", json!(lease.renewable)),
-                ("lease_duration", json!(left / 1000)),
-                ("data", data),
-            ])
-            .warn(warnings)
+            Answer::lease(&lease, now, data).warn(warning.into_iter().collect())
         }
         Err(text) => Answer::error(400, text),
     }
@@ -76,7 +77,8 @@ fn is_login(core: &Core, id: &str) -> bool {
         return false;
     };
     let mut tokens = core.tokens.by_id.values();
-    path.starts_with("auth/") && tokens.any(|token| token.path == path && hashed(&token.id) == name)
+    path.starts_with("auth/")
+        && tokens.any(|token| token.spec.path == path && hashed(&token.id) == name)
 }
 
 fn hashed(token: &str) -> String {
@@ -104,8 +106,12 @@ fn revoke(core: &mut Core, request: &Request, id: &str) -> Answer {
 
 fn prefix(core: &mut Core, request: &Request, path: &str) -> Answer {
     let path = format!("{}/", path.trim_end_matches('/'));
-    let below = core.leases.by_id.keys().filter(|id| id.starts_with(&path));
-    let below: Vec<String> = below.cloned().collect();
+    let below = core.leases.by_id.range(path.clone()..);
+    let below = below.take_while(|(id, _)| id.starts_with(&path));
+    let below: Vec<String> = below
+        .filter(|(_, lease)| lease.namespace == request.namespace)
+        .map(|(id, _)| id.clone())
+        .collect();
     let sync = request.flag("sync").unwrap_or(true);
     for id in below {
         if sync {
@@ -121,31 +127,17 @@ fn prefix(core: &mut Core, request: &Request, path: &str) -> Answer {
     }
 }
 
-fn list(core: &Core, path: &str) -> Answer {
-    let folder = format!("{}/", path.trim_end_matches('/'));
-    let folder = if folder == "/" { String::new() } else { folder };
-    let leases = core.leases.by_id.keys().cloned();
-    let tokens = core
-        .tokens
-        .by_id
-        .values()
-        .filter(|token| !token.batch && token.id != core.root_token)
-        .map(|token| format!("{}/{}", token.path, hashed(&token.id)));
-    let mut keys: Vec<String> = leases
-        .chain(tokens)
-        .filter_map(|id| {
-            let rest = id.strip_prefix(&folder)?;
-            Some(match rest.split_once('/') {
-                Some((first, _)) => format!("{first}/"),
-                None => rest.to_owned(),
-            })
-        })
-        .collect();
-    keys.sort();
-    keys.dedup();
-    if keys.is_empty() {
-        Answer::not_found()
-    } else {
-        Answer::data(json!({ "keys": keys }))
-    }
+/// Leases, and tokens, which the real server keeps among them: under their login's path and a hash.
+fn list(core: &Core, request: &Request, path: &str) -> Answer {
+    let here = &request.namespace;
+    let leases = core.leases.by_id.values();
+    let leases = leases
+        .filter(|lease| lease.namespace == *here)
+        .map(|lease| lease.id.clone());
+    let tokens = core.tokens.by_id.values().filter(|token| {
+        token.spec.namespace.0 == *here && !token.spec.batch && token.id != core.root_token
+    });
+    let tokens = tokens.map(|token| format!("{}/{}", token.spec.path, hashed(&token.id)));
+    let keys: Vec<String> = leases.chain(tokens).collect();
+    listed(keys.iter(), path)
 }
