@@ -26,7 +26,7 @@ quickstart:
 
 # Mounts a second against the bare calls, and memory after many volumes
 bench *args:
-    cargo run --release --example cost -- {{args}}
+    cargo bench --bench cost -- {{args}}
 
 # The shipped binary
 build:

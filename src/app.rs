@@ -193,6 +193,7 @@ impl App {
             _ = &mut worker => return Err(RunError::Worker),
         }
         info!("shutting down: Mounts under way are finished, nothing is revoked");
+        let _draining = self.readiness.pending("draining");
         closing.send_replace(true);
         let drain = async {
             let served = server.await;

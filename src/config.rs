@@ -300,6 +300,7 @@ impl Config {
             client_key: file(flags.vault_tls_client_key, "CLIENT_KEY"),
             skip_verify: skip_verify.unwrap_or_default(),
         };
+        let own = |name: &str| environment(name).filter(|value| !value.is_empty());
         let notes = flags.cache_size.map(|_| {
             "-cache-size has no effect: the token of every mounted volume is kept, and no other"
                 .to_owned()
@@ -344,9 +345,9 @@ impl Config {
             shutdown_timeout: flags.shutdown_timeout,
             renew_concurrency: flags.renew_concurrency,
             token_request: flags.token_request,
-            node_name: environment("NODE_NAME"),
-            pod_uid: environment("POD_UID"),
-            pod_namespace: environment("POD_NAMESPACE"),
+            node_name: own("NODE_NAME"),
+            pod_uid: own("POD_UID"),
+            pod_namespace: own("POD_NAMESPACE"),
             notes: notes.into_iter().collect(),
         })
     }

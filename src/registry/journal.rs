@@ -97,11 +97,16 @@ impl Journal {
             .mode(0o700)
             .create(directory)
             .map_err(failed)?;
-        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(failed)?;
         if !allow_disk && !on_memory(directory).map_err(failed)? {
             return Err(OpenError::OnDisk {
                 path: directory.to_owned(),
             });
+        }
+        // One that others made is not ours to change: it may be /run itself.
+        let mode = fs::metadata(directory).map_err(failed)?.permissions();
+        if mode.mode() & 0o077 != 0 {
+            let open = "it is open to others; make it 0700, or name one that does not exist yet";
+            return Err(failed(io::Error::other(open)));
         }
         let lock = fs::OpenOptions::new()
             .create(true)

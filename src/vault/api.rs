@@ -14,7 +14,7 @@ use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
 use x509_parser::pem::parse_x509_pem;
 
-use super::error::{Asked, VaultError, VaultErrorKind as Kind};
+use super::error::{Asked, VaultError, VaultErrorKind as Kind, clean};
 use super::transport::{Call, Reply, Transport};
 use crate::clock::Moment;
 use crate::grant::{Grant, Keep, Renewal, Term, TokenKind};
@@ -157,11 +157,11 @@ pub async fn read(
     let envelope: Envelope<'_> = parse(asked, &reply)?;
     let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
         let warnings = envelope.warnings.unwrap_or_default().join("; ");
-        let text = format!("the reply has no data {warnings}");
-        return Err(VaultError::new(Kind::Empty, asked, text.trim().to_owned()));
+        let text = clean(&format!("the reply has no data {warnings}"));
+        return Err(VaultError::new(Kind::Empty, asked, text));
     };
     for warning in envelope.warnings.iter().flatten() {
-        tracing::warn!(call = name, warning, "the server warns");
+        tracing::debug!(call = name, warning, "the server warns");
     }
     // Data that is no object, or has these fields in other types, shows no sign of a life.
     let signs: Signs = serde_json::from_str(data.get()).unwrap_or_default();

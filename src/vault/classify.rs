@@ -56,7 +56,6 @@ pub fn revocation(error: &VaultError) -> Result<Revoked, KeepError> {
 }
 
 fn transient(error: &VaultError, why: String) -> KeepError {
-    // Retry-After of a plain refusal means nothing.
     let retry_after: Option<Duration> = error.retry_after();
     KeepError::Transient { why, retry_after }
 }
@@ -98,6 +97,11 @@ mod tests {
         let table = [
             (403, "permission denied", "token dead"),
             (403, "invalid token", "token dead"),
+            (
+                403,
+                "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n",
+                "token dead",
+            ),
             (
                 403,
                 "1 error occurred:\n\t* permission denied\n\n",

@@ -161,8 +161,11 @@ impl VaultError {
     /// (OpenBao `vault/request_handling.go`).
     #[must_use]
     pub fn is_dead_token(&self) -> bool {
+        let text = self.0.text.as_str();
+        // HashiCorp Vault may say both, in a list.
+        let both = text.contains("permission denied") && text.contains("invalid token");
         self.0.kind == VaultErrorKind::Denied
-            && matches!(self.0.text.as_str(), "permission denied" | "invalid token")
+            && (matches!(text, "permission denied" | "invalid token") || both)
     }
 
     /// The HTTP status, where there was a reply.
@@ -233,7 +236,7 @@ impl fmt::Display for VaultError {
 impl std::error::Error for VaultError {}
 
 /// One line, no control characters, not long; the server's own list decoration goes.
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     let line: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })

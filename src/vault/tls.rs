@@ -1,7 +1,7 @@
 //! TLS settings from files and inline certificates to a rustls configuration.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +12,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
 use crate::spec::Tls;
+
+/// More than any bundle of CAs.
+const LARGEST_FILE: u64 = 4 * 1024 * 1024;
 
 /// Why TLS settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -105,12 +108,28 @@ fn certificates(
     field: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let bytes = fs::read(path).map_err(|source| TlsError::Read {
+    let bytes = contents(path).map_err(|source| TlsError::Read {
         field,
         path: path.to_owned(),
         source,
     })?;
     parse(field, &bytes)
+}
+
+/// A file's content. A tenant names it: only a regular file of a certificate's size is read, for a device
+/// would be read without end, and a pipe would hold the thread.
+fn contents(path: &Path) -> io::Result<Vec<u8>> {
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?
+        .take(LARGEST_FILE + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST_FILE {
+        return Err(io::Error::other("is larger than 4 MiB"));
+    }
+    Ok(bytes)
 }
 
 fn parse(field: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -140,8 +159,9 @@ fn directory_certificates(directory: &Path) -> Result<Vec<CertificateDer<'static
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
-        if fs::metadata(&path).map_err(unreadable)?.is_file() {
-            let bytes = fs::read(&path).map_err(unreadable)?;
+        // A dangling link is no certificate, and no reason to distrust the others.
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+            let bytes = contents(&path).map_err(unreadable)?;
             // A file that holds none is no fault: CA directories carry hash links and READMEs.
             found.extend(CertificateDer::pem_slice_iter(&bytes).flatten());
         }
@@ -151,7 +171,7 @@ fn directory_certificates(directory: &Path) -> Result<Vec<CertificateDer<'static
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let field = "vaultTLSClientKeyPath";
-    let bytes = fs::read(path).map_err(|source| TlsError::Read {
+    let bytes = contents(path).map_err(|source| TlsError::Read {
         field,
         path: path.to_owned(),
         source,

@@ -138,17 +138,18 @@ impl Transport {
 
     fn pool(&self, address: &str, settings: &Tls) -> Result<Arc<Pool>, SendError> {
         let key = (address.to_owned(), settings.clone());
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(&key) {
+        let locked = || self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = locked().get(&key) {
             return Ok(Arc::clone(pool));
         }
+        // Files are read here: not while others wait for the lock.
         let pool = Arc::new(self.connect(address, settings)?);
+        let mut pools = locked();
         if pools.len() >= POOLS {
             // Tenants choose addresses: their number is bounded, and a pool is cheap to make again.
             pools.clear();
         }
-        pools.insert(key, Arc::clone(&pool));
-        Ok(pool)
+        Ok(Arc::clone(pools.entry(key).or_insert(pool)))
     }
 
     fn connect(&self, address: &str, settings: &Tls) -> Result<Pool, SendError> {
@@ -183,6 +184,9 @@ impl Transport {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
+            // A dead connection would be handed out again until TCP itself gives up.
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .http2_keep_alive_timeout(Duration::from_secs(5))
             // Repeats only what was not written yet: a pooled connection that the server closed.
             .retry_canceled_requests(true)
             .build(connector))
