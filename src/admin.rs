@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -20,6 +21,9 @@ use crate::metrics::Metrics;
 
 /// A client that has not sent its request's head by then is dropped.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// What [`Metrics::encode`] writes. Prometheus 3 refuses a scrape that does not name its format.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
 /// Connections at once; a node's probes and scrapers need a handful.
 const CONNECTIONS: usize = 64;
 
@@ -101,6 +105,7 @@ fn answer(
     readiness: &Readiness,
     metrics: &Metrics,
 ) -> Response<Full<Bytes>> {
+    let mut format = TEXT;
     let (status, body) = if request.method() != Method::GET && request.method() != Method::HEAD {
         (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned())
     } else {
@@ -113,7 +118,10 @@ fn answer(
                     format!("waiting for: {}\n", missing.join(", ")),
                 ),
             },
-            "/metrics" => (StatusCode::OK, metrics.encode()),
+            "/metrics" => {
+                format = OPENMETRICS;
+                (StatusCode::OK, metrics.encode())
+            }
             _ => (
                 StatusCode::NOT_FOUND,
                 "/health/live, /health/ready, /metrics\n".to_owned(),
@@ -122,6 +130,8 @@ fn answer(
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(format));
     response
 }
 
@@ -155,10 +165,11 @@ mod tests {
         let answer = get(address, "GET /health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         assert!(get(address, "GET /health/live").await.contains("200 OK"));
+        let scrape = get(address, "GET /metrics").await;
+        assert!(scrape.contains("leasehold_volumes"), "{scrape}");
         assert!(
-            get(address, "GET /metrics")
-                .await
-                .contains("leasehold_volumes")
+            scrape.contains("content-type: application/openmetrics-text; version=1.0.0"),
+            "{scrape}"
         );
         assert!(get(address, "GET /x").await.contains("404"));
         assert!(get(address, "POST /metrics").await.contains("405"));

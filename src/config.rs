@@ -448,6 +448,24 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_flag_leaves_the_environment_in_force() {
+        let given = [
+            "-vault-addr=",
+            "-vault-namespace",
+            "",
+            "-log-level=",
+            "-vault-mount=",
+        ];
+        let environment = [("VAULT_ADDR", "http://env"), ("VAULT_NAMESPACE", "team")];
+        let config = served(&given, &environment);
+        assert_eq!(config.defaults.address.as_deref(), Some("http://env"));
+        assert_eq!(config.defaults.namespace.as_deref(), Some("team"));
+        assert_eq!(config.defaults.auth_mount, "kubernetes");
+        assert_eq!(config.telemetry.level, LevelFilter::INFO);
+        assert_eq!(served(&["-health-addr="], &[]).health_addr, None);
+    }
+
+    #[test]
     fn faults_are_told_together() {
         let faults = read(
             &["-log-level=loud", "-renew-concurrency=0"],

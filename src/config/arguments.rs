@@ -14,9 +14,15 @@ pub const SWITCHES: &[&str] = &[
     "allow-disk-state-dir",
 ];
 
+/// The one flag whose empty value means something: no health server.
+const MEANT_EMPTY: &str = "health-addr";
+
 /// Rewrites arguments (without the program's name) so that clap reads them as Go would.
+///
+/// An empty value is left out with its flag. The incumbents' text flags are empty until they are given, so
+/// `-vault-addr=`, as a chart writes it for an unset value, must leave `VAULT_ADDR` in force.
 pub fn as_clap_reads(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut rewritten = Vec::new();
+    let mut rewritten: Vec<String> = Vec::new();
     let mut value_follows = false;
     for argument in arguments {
         let name = argument.trim_start_matches('-');
@@ -26,9 +32,23 @@ pub fn as_clap_reads(arguments: impl IntoIterator<Item = String>) -> Vec<String>
             && name.starts_with(|c: char| c.is_ascii_alphabetic())
             && argument != "-h"
             && argument != "-V";
+        if value_follows
+            && argument.is_empty()
+            && rewritten.last().is_some_and(|flag| may_be_dropped(flag))
+        {
+            rewritten.pop();
+            value_follows = false;
+            continue;
+        }
         value_follows = false;
         if !is_flag {
             rewritten.push(argument);
+            continue;
+        }
+        if name
+            .strip_suffix('=')
+            .is_some_and(|name| name != MEANT_EMPTY && !SWITCHES.contains(&name))
+        {
             continue;
         }
         let switch = SWITCHES.contains(&name);
@@ -40,6 +60,10 @@ pub fn as_clap_reads(arguments: impl IntoIterator<Item = String>) -> Vec<String>
         }
     }
     rewritten
+}
+
+fn may_be_dropped(flag: &str) -> bool {
+    flag.trim_start_matches('-') != MEANT_EMPTY
 }
 
 /// A boolean as Go's `strconv.ParseBool` reads it.
@@ -75,6 +99,19 @@ mod tests {
                 "--debug=true",
                 "--debug=f"
             ]
+        );
+    }
+
+    #[test]
+    fn an_empty_value_is_none() {
+        assert_eq!(
+            rewritten(&["-vault-addr=", "--vault-tls-ca-cert", "", "-debug"]),
+            ["--debug=true"]
+        );
+        // These two say something, or are refused by Go too.
+        assert_eq!(
+            rewritten(&["-health-addr=", "-health-addr", "", "-debug="]),
+            ["--health-addr=", "--health-addr", "", "--debug="]
         );
     }
 

@@ -6,13 +6,18 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
+use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tracing::warn;
 
 /// `sun_path` of unix(7), less its closing zero.
 const LONGEST_PATH: usize = 107;
+/// How long nothing is accepted after a failed accept: the caller stays in the queue, so without a pause
+/// a process out of descriptors would try again at once, for ever, on a whole core.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Why the socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +60,7 @@ pub struct Socket {
     path: PathBuf,
     inode: u64,
     own_uid: u32,
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
@@ -88,6 +94,7 @@ impl Socket {
             path: path.to_owned(),
             inode,
             own_uid: rustix::process::geteuid().as_raw(),
+            pause: None,
         })
     }
 
@@ -124,26 +131,41 @@ async fn clear_stale(path: &Path) -> Result<(), SocketError> {
             path: path.to_owned(),
         });
     }
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(SocketError::Alive {
+    match UnixStream::connect(path).await {
+        // Nobody listens: it is what a killed daemon left. The new one replaces it by its rename.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        // It went away meanwhile, with its daemon.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // A full queue is a busy daemon's, and no dead one's.
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(SocketError::Alive {
             path: path.to_owned(),
-        });
+        }),
+        Ok(_) => Err(SocketError::Alive {
+            path: path.to_owned(),
+        }),
+        // Another kind of socket, or one that we may not ask: not ours to replace.
+        Err(error) => Err(failed(error)),
     }
-    // Nobody answers: it is what a killed daemon left. The new one replaces it by its rename.
-    Ok(())
 }
 
 impl Stream for Socket {
     type Item = io::Result<UnixStream>;
 
-    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
+            if let Some(pause) = self.pause.as_mut() {
+                std::task::ready!(pause.as_mut().poll(context));
+                self.pause = None;
+            }
             match self.listener.poll_accept(context) {
                 Poll::Ready(Ok((stream, _))) if self.allowed(&stream) => {
                     return Poll::Ready(Some(Ok(stream)));
                 }
                 Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Err(error)) => {
+                    warn!(%error, "a call was not accepted; it waits");
+                    self.pause = Some(Box::pin(tokio::time::sleep(PAUSE)));
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -198,6 +220,36 @@ mod tests {
         assert!(path.exists());
         let _socket = Socket::bind(&path).await.unwrap();
         UnixStream::connect(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_daemon_too_busy_to_answer_is_alive() {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vault.sock");
+        let busy = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&busy, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        rustix::net::listen(&busy, 0).unwrap();
+        let _queued = UnixStream::connect(&path).await.unwrap();
+        let full = UnixStream::connect(&path).await.err().unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let inode = fs::metadata(&path).unwrap().ino();
+        let second = Socket::bind(&path).await;
+        assert!(matches!(second, Err(SocketError::Alive { .. })));
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
+    }
+
+    #[tokio::test]
+    async fn another_kind_of_socket_is_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vault.sock");
+        let _datagram = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        let inode = fs::metadata(&path).unwrap().ino();
+        assert!(matches!(
+            Socket::bind(&path).await,
+            Err(SocketError::Io { .. })
+        ));
+        assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
     }
 
     #[tokio::test]
