@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::admin::{self, Pending, Readiness};
 use crate::clock::{BootClock, Clock};
 use crate::config::{Config, TokenRequest};
+use crate::events;
 use crate::metrics::Metrics;
 use crate::mount::Mounter;
 use crate::paths::{self, Sight};
@@ -25,6 +26,7 @@ use crate::pods;
 use crate::provider::Provider;
 use crate::provider::socket::{Socket, SocketError};
 use crate::registry::journal::{Journal, OpenError};
+use crate::registry::notice::Notices;
 use crate::registry::{self, Registry};
 use crate::service_account::TokenMinter;
 use crate::spec::VolumeId;
@@ -107,12 +109,18 @@ impl App {
         );
         let keeper = Arc::new(vault.clone());
         let settings = registry_settings(&config);
+        let (notices, noticed) = Notices::channel(metrics.clone());
         let (registry, looks, worker) =
-            Registry::start(settings, keeper, clock, journal, metrics.clone());
+            Registry::start(settings, keeper, clock, journal, metrics.clone(), notices);
         drop(replaying);
         let mut background = JoinSet::new();
         let kubernetes = kubernetes().await;
         let versions = version_key(&config, kubernetes.as_ref(), &metrics, &mut background);
+        if let Some(client) = &kubernetes {
+            let own_pod = config.pod_name.clone();
+            let published = events::publish(client.clone(), own_pod, noticed, metrics.clone());
+            background.spawn(published);
+        }
         match (&kubernetes, &config.node_name) {
             (Some(client), Some(node)) => {
                 let (client, node) = (client.clone(), node.clone());
@@ -290,6 +298,7 @@ fn registry_settings(config: &Config) -> registry::Settings {
         park: config.park,
         poll: config.poll_interval,
         in_flight: config.renew_concurrency,
+        rate: config.renew_rate,
         ..registry::Settings::default()
     }
 }

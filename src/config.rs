@@ -83,10 +83,14 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// Renewals and revocations under way at once at each address.
     pub renew_concurrency: usize,
+    /// Renewals and revocations started in a second at each address.
+    pub renew_rate: u32,
     /// Whether pod tokens may be minted.
     pub token_request: TokenRequest,
     /// This node's name (`NODE_NAME`).
     pub node_name: Option<String>,
+    /// Our own pod's name (`POD_NAME`).
+    pub pod_name: Option<String>,
     /// Our own pod's UID (`POD_UID`).
     pub pod_uid: Option<String>,
     /// Our own namespace (`POD_NAMESPACE`), else that of our service account.
@@ -190,6 +194,10 @@ struct Flags {
     /// Renewals and revocations under way at once, for each address
     #[arg(long, default_value_t = 16)]
     renew_concurrency: usize,
+    /// Renewals and revocations started in a second at each address; 50 carry about 29 leases for each
+    /// second of their TTL
+    #[arg(long, default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
+    renew_rate: u32,
     /// Whether a pod's token may be minted where the driver sent none
     #[arg(long, value_enum, default_value = "auto")]
     token_request: TokenRequest,
@@ -283,6 +291,12 @@ impl Config {
                 "-path-check-interval: 0s would look without pause; give at least 100ms".to_owned(),
             );
         }
+        if flags.poll_interval.is_zero() {
+            faults.push(
+                "-poll-interval: 0s is no interval; give the driver's --rotation-poll-interval"
+                    .to_owned(),
+            );
+        }
         if !faults.is_empty() {
             return Err(ConfigError(faults.join("\n")));
         }
@@ -344,8 +358,10 @@ impl Config {
             poll_interval: flags.poll_interval,
             shutdown_timeout: flags.shutdown_timeout,
             renew_concurrency: flags.renew_concurrency,
+            renew_rate: flags.renew_rate,
             token_request: flags.token_request,
             node_name: own("NODE_NAME"),
+            pod_name: own("POD_NAME"),
             pod_uid: own("POD_UID"),
             pod_namespace: own("POD_NAMESPACE"),
             notes: notes.into_iter().collect(),

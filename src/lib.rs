@@ -18,7 +18,7 @@
 //! | [`vault`] | the client of the server |
 //! | [`render`] | replies to files and versions; pure |
 //! | [`registry`] | every mounted volume with its sessions and grants; one task owns it |
-//! | [`version_key`], [`service_account`] | what we ask the Kubernetes API for |
+//! | [`version_key`], [`service_account`], [`events`] | what we ask the Kubernetes API for, and tell it |
 //! | [`grant`] | what the server gave, when it is renewed, and through which door |
 //! | [`spec`] | what was asked |
 //! | [`metrics`], [`clock`], [`redacted`] | counters, time, secrets that cannot be printed |
@@ -27,6 +27,7 @@ pub mod admin;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod events;
 pub mod grant;
 pub mod metrics;
 pub mod mount;

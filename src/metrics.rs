@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -31,6 +32,15 @@ struct Inner {
     missed: Counters,
     journal_errors: Counters,
     degraded: Family<Labels, Gauge>,
+    breakers: Family<Labels, Gauge>,
+    rotations: Counter,
+    unattended: Counters,
+    events: Counters,
+    alive: Family<Labels, Gauge>,
+    nearest_end: Gauge<f64, AtomicU64>,
+    keeping_waiting: Gauge,
+    keeping_demand: Gauge<f64, AtomicU64>,
+    keeping_capacity: Gauge<f64, AtomicU64>,
 }
 
 impl Default for Metrics {
@@ -78,7 +88,20 @@ impl Metrics {
                 "journal_errors",
                 "Journal files that could not be written or read, by step",
             ),
+            unattended: counters(
+                &mut registry,
+                "unattended",
+                "Credentials near their end that no rotation poll came to replace, by kind",
+            ),
+            events: counters(&mut registry, "events", "Events on pods, by outcome"),
+            rotations: Counter::default(),
             degraded: Family::default(),
+            breakers: Family::default(),
+            alive: Family::default(),
+            nearest_end: Gauge::default(),
+            keeping_waiting: Gauge::default(),
+            keeping_demand: Gauge::default(),
+            keeping_capacity: Gauge::default(),
             registry,
         };
         Self(Arc::new(metrics.with_gauges()))
@@ -140,6 +163,54 @@ impl Metrics {
         self.0.degraded.get_or_create(&labels).set(i64::from(is));
     }
 
+    /// An address' breaker has opened, or closed. Tenants choose addresses: a closed one is forgotten.
+    pub fn breaker_open(&self, address: &str, is: bool) {
+        let labels = vec![("address", address.to_owned())];
+        if is {
+            self.0.breakers.get_or_create(&labels).set(1);
+        } else {
+            self.0.breakers.remove(&labels);
+        }
+    }
+
+    /// A poll has replaced credentials of a volume.
+    pub fn rotated(&self) {
+        self.0.rotations.inc();
+    }
+
+    /// No poll came to replace something near its end.
+    pub fn unattended(&self, kind: &str) {
+        let labels = vec![("kind", kind.to_owned())];
+        self.0.unattended.get_or_create(&labels).inc();
+    }
+
+    /// An event on a pod was written, failed, or dropped.
+    pub fn event(&self, outcome: &str) {
+        let labels = vec![("outcome", outcome.to_owned())];
+        self.0.events.get_or_create(&labels).inc();
+    }
+
+    /// How many things of a kind mounted volumes hold.
+    pub fn alive(&self, kind: &str, count: usize) {
+        let labels = vec![("kind", kind.to_owned())];
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.0.alive.get_or_create(&labels).set(count);
+    }
+
+    /// When the first of them ends, in seconds of Unix time; `None`: nothing does.
+    pub fn nearest_end(&self, at: Option<f64>) {
+        self.0.nearest_end.set(at.unwrap_or(f64::INFINITY));
+    }
+
+    /// Renewals and revocations that wait, the calls a second that renewals take, and the rate allowed at
+    /// each address.
+    pub fn keeping(&self, waiting: usize, demand: f64, capacity: f64) {
+        let waiting = i64::try_from(waiting).unwrap_or(i64::MAX);
+        self.0.keeping_waiting.set(waiting);
+        self.0.keeping_demand.set(demand);
+        self.0.keeping_capacity.set(capacity);
+    }
+
     /// The text that a scrape gets.
     #[must_use]
     pub fn encode(&self) -> String {
@@ -158,6 +229,41 @@ impl Inner {
             "degraded",
             "1 where the daemon works without something it could use",
             self.degraded.clone(),
+        );
+        self.registry.register(
+            "breaker_open",
+            "1 for each address that is away: calls to it wait, one at a time tries",
+            self.breakers.clone(),
+        );
+        self.registry.register(
+            "rotations",
+            "Polls that have replaced credentials of a volume",
+            self.rotations.clone(),
+        );
+        self.registry.register(
+            "alive",
+            "What mounted volumes hold, by kind",
+            self.alive.clone(),
+        );
+        self.registry.register(
+            "nearest_end_timestamp_seconds",
+            "When the first token, lease or certificate of a mounted volume ends, in Unix time",
+            self.nearest_end.clone(),
+        );
+        self.registry.register(
+            "keeping_waiting",
+            "Renewals and revocations that are due and wait for the rate, a place or the server",
+            self.keeping_waiting.clone(),
+        );
+        self.registry.register(
+            "keeping_demand_per_second",
+            "Calls a second that renewals take on the long run, at all addresses",
+            self.keeping_demand.clone(),
+        );
+        self.registry.register(
+            "keeping_capacity_per_second",
+            "Renewals and revocations a second that are allowed at each address",
+            self.keeping_capacity.clone(),
         );
         let build = Family::<Labels, Gauge>::default();
         build

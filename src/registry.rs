@@ -9,7 +9,10 @@ mod agenda;
 mod care;
 pub mod journal;
 mod lanes;
+pub mod notice;
 mod record;
+mod survey;
+mod telling;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -26,6 +29,7 @@ use crate::clock::Clock;
 use crate::grant::{Grant, LeaseKeeper, Session};
 use crate::metrics::Metrics;
 use crate::registry::journal::Journal;
+use crate::registry::notice::Notices;
 use crate::registry::worker::Worker;
 use crate::spec::{MountSpec, Request, VolumeId};
 
@@ -43,6 +47,8 @@ pub struct Settings {
     pub poll: Duration,
     /// Renewals and revocations under way at once, for each address.
     pub in_flight: usize,
+    /// Renewals and revocations started in a second, for each address.
+    pub rate: u32,
     /// How long after its pod's grace period a volume is given up whose path we cannot see.
     pub unseen: Duration,
 }
@@ -55,6 +61,7 @@ impl Default for Settings {
             park: Duration::from_secs(300),
             poll: Duration::from_secs(120),
             in_flight: 16,
+            rate: 50,
             unseen: Duration::from_secs(60),
         }
     }
@@ -157,6 +164,7 @@ impl Registry {
         clock: Arc<dyn Clock>,
         journal: Journal,
         metrics: Metrics,
+        notices: Notices,
     ) -> (
         Self,
         mpsc::UnboundedReceiver<VolumeId>,
@@ -164,7 +172,7 @@ impl Registry {
     ) {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (look, looks) = mpsc::unbounded_channel();
-        let worker = Worker::new(settings, keeper, clock, journal, metrics, look);
+        let worker = Worker::new(settings, keeper, clock, journal, metrics, notices, look);
         (Self { messages }, looks, worker.run(inbox))
     }
 

@@ -4,6 +4,7 @@
 //! their own at each address, so that they never queue behind Mounts.
 
 mod api;
+mod breaker;
 mod classify;
 mod error;
 mod tls;
@@ -17,9 +18,11 @@ use futures::future::BoxFuture;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::warn;
 
+use self::breaker::{Breakers, Sign};
+
 pub use self::error::{VaultError, VaultErrorKind};
 use self::transport::Transport;
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::grant::{Grant, KeepError, LeaseKeeper, Renewal, Revoked, Session, Term};
 use crate::metrics::Metrics;
 use crate::redacted::Secret;
@@ -34,6 +37,8 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// Logins and reads under way at once, for each address.
     pub mounts_in_flight: usize,
+    /// For a health check of a server whose answer leaves its health open.
+    pub health_timeout: Duration,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
 }
@@ -44,6 +49,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(15),
             mounts_in_flight: 64,
+            health_timeout: Duration::from_secs(3),
             refresh: Duration::from_secs(3600),
         }
     }
@@ -58,6 +64,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     transport: Transport,
+    breakers: Breakers,
     /// The places for Mounts' calls at each address.
     gates: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
@@ -69,6 +76,7 @@ impl Vault {
         Self(Arc::new(Inner {
             settings,
             clock,
+            breakers: Breakers::new(settings.request_timeout, metrics.clone()),
             metrics,
             transport: Transport::new(settings.connect_timeout, settings.request_timeout),
             gates: Mutex::new(HashMap::new()),
@@ -88,9 +96,10 @@ impl Vault {
     ) -> Result<Session, VaultError> {
         let gate = self.gate(&endpoint.address);
         let _place = place(&gate).await;
+        self.admitted(endpoint, &api::login_name(login))?;
         let sent = self.0.clock.now();
         let call = api::login(&self.0.transport, endpoint, login, jwt);
-        let given = self.timed("login", call).await?;
+        let given = self.timed(endpoint, "login", call).await?;
         if !given.policies.iter().any(|policy| policy == "default") {
             warn!(
                 role = login.role,
@@ -122,6 +131,7 @@ impl Vault {
     pub async fn read(&self, session: &Session, request: &Request) -> Result<Grant, VaultError> {
         let gate = self.gate(&session.endpoint.address);
         let _place = place(&gate).await;
+        self.admitted(&session.endpoint, &api::read_name(request))?;
         let call = api::read(
             &self.0.transport,
             &session.endpoint,
@@ -130,7 +140,7 @@ impl Vault {
             self.0.clock.now(),
             self.0.settings.refresh,
         );
-        self.timed("read", call).await
+        self.timed(&session.endpoint, "read", call).await
     }
 
     fn gate(&self, address: &str) -> Arc<Semaphore> {
@@ -146,8 +156,55 @@ impl Vault {
         Arc::clone(gate)
     }
 
+    /// Leave to ask a server, which may be away. A Mount that is refused costs neither time nor a place.
+    fn admitted(&self, endpoint: &Endpoint, call: &str) -> Result<(), VaultError> {
+        let now = self.0.clock.now();
+        let admitted = self.0.breakers.admit(&endpoint.address, now);
+        admitted.map_err(|(until, since)| {
+            VaultError::away(
+                api::asked(call, endpoint),
+                now.since(since),
+                until.since(now),
+            )
+        })
+    }
+
+    /// Tells the breaker what a call has shown.
+    async fn observe(&self, endpoint: &Endpoint, sign: Sign) {
+        let address = &endpoint.address;
+        let sign = if sign == Sign::Unclear {
+            self.cleared_up(endpoint).await
+        } else {
+            sign
+        };
+        let now = self.0.clock.now();
+        self.0.breakers.note(address, sign, now, rand::random());
+    }
+
+    async fn cleared_up(&self, endpoint: &Endpoint) -> Sign {
+        let now = self.0.clock.now();
+        let known = self.0.breakers.checked(&endpoint.address, now);
+        let well = match known {
+            Some(well) => well,
+            None => {
+                let check = api::healthy(&self.0.transport, endpoint);
+                let check = tokio::time::timeout(self.0.settings.health_timeout, check).await;
+                let well = check.unwrap_or(false);
+                let now = self.0.clock.now();
+                self.0.breakers.remember(&endpoint.address, well, now);
+                well
+            }
+        };
+        if well {
+            Sign::Well
+        } else {
+            Sign::Unwell { retry_after: None }
+        }
+    }
+
     async fn timed<T>(
         &self,
+        endpoint: &Endpoint,
         operation: &'static str,
         call: impl Future<Output = Result<T, VaultError>>,
     ) -> Result<T, VaultError> {
@@ -162,6 +219,8 @@ impl Vault {
         self.0
             .metrics
             .vault_call(operation, &status, started.elapsed());
+        let sign = result.as_ref().err().map_or(Sign::Well, classify::sign);
+        self.observe(endpoint, sign).await;
         result
     }
 }
@@ -172,6 +231,12 @@ async fn place(gate: &Semaphore) -> Option<SemaphorePermit<'_>> {
 }
 
 impl LeaseKeeper for Vault {
+    fn admit(&self, address: &str) -> Result<(), Moment> {
+        let now = self.0.clock.now();
+        let admitted = self.0.breakers.admit(address, now);
+        admitted.map_err(|(until, _)| until)
+    }
+
     fn renew_session(
         &self,
         session: Arc<Session>,
@@ -180,7 +245,7 @@ impl LeaseKeeper for Vault {
         Box::pin(async move {
             let sent = vault.0.clock.now();
             let call = api::renew_self(&vault.0.transport, &session.endpoint, &session.token, sent);
-            let renewed = vault.timed("renew_token", call).await;
+            let renewed = vault.timed(&session.endpoint, "renew_token", call).await;
             renewed.map_err(|error| classify::renewal(&error))
         })
     }
@@ -195,7 +260,7 @@ impl LeaseKeeper for Vault {
             let sent = vault.0.clock.now();
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::renew_lease(&vault.0.transport, endpoint, token, &lease_id, sent);
-            let renewed = vault.timed("renew_lease", call).await;
+            let renewed = vault.timed(endpoint, "renew_lease", call).await;
             renewed.map_err(|error| classify::renewal(&error))
         })
     }
@@ -207,7 +272,7 @@ impl LeaseKeeper for Vault {
         let vault = self.clone();
         Box::pin(async move {
             let call = api::revoke_self(&vault.0.transport, &session.endpoint, &session.token);
-            match vault.timed("revoke_token", call).await {
+            match vault.timed(&session.endpoint, "revoke_token", call).await {
                 Ok(()) => Ok(Revoked::Accepted),
                 Err(error) => classify::revocation(&error),
             }
@@ -223,7 +288,7 @@ impl LeaseKeeper for Vault {
         Box::pin(async move {
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::revoke_lease(&vault.0.transport, endpoint, token, &lease_id);
-            match vault.timed("revoke_lease", call).await {
+            match vault.timed(endpoint, "revoke_lease", call).await {
                 Ok(()) => Ok(Revoked::Accepted),
                 Err(error) => classify::revocation(&error),
             }

@@ -30,6 +30,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("version_key", &["metrics", "redacted"]),
     ("paths", &["metrics", "registry", "spec"]),
     ("pods", &["metrics", "registry"]),
+    ("events", &["metrics", "registry", "spec"]),
     ("admin", &["metrics"]),
     (
         "mount",
@@ -56,6 +57,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "admin",
             "clock",
             "config",
+            "events",
             "metrics",
             "mount",
             "paths",

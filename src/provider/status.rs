@@ -50,7 +50,13 @@ fn code_of_vault(kind: Kind) -> Code {
         Kind::Denied | Kind::Refused => Code::PermissionDenied,
         Kind::Missing | Kind::Empty => Code::NotFound,
         Kind::Unsupported | Kind::Settings => Code::InvalidArgument,
-        Kind::Sealed | Kind::Unreachable | Kind::Throttled | Kind::Server => Code::Unavailable,
+        Kind::Sealed
+        | Kind::Unreachable
+        | Kind::TimedOut
+        | Kind::Untrusted
+        | Kind::Away
+        | Kind::Throttled
+        | Kind::Server => Code::Unavailable,
         Kind::TooLarge => Code::ResourceExhausted,
         Kind::NotVault => Code::Internal,
     }

@@ -24,6 +24,8 @@ pub enum Task {
     Retire(VolumeKey),
     /// Take note of what has reached its end.
     Expire(VolumeKey),
+    /// Say that no poll comes to replace what nears its end.
+    Warn(VolumeKey),
     /// Give up a volume that waits for the driver's retry, or whose pod is gone and path unseen.
     GiveUp(VolumeKey),
 }
@@ -38,6 +40,7 @@ impl Task {
             | Self::RenewLease(volume, _)
             | Self::Retire(volume)
             | Self::Expire(volume)
+            | Self::Warn(volume)
             | Self::GiveUp(volume) => volume,
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
+use crate::grant::Renewal;
 use crate::grant::timing::{Life, Nature};
 
 /// A time that has come in any case.
@@ -23,6 +24,8 @@ pub struct Care {
     pub attempt_at: Option<Moment>,
     /// An attempt is under way.
     pub busy: bool,
+    /// That no poll comes to replace it has been said.
+    pub warned: bool,
 }
 
 impl Care {
@@ -33,7 +36,31 @@ impl Care {
             failures: 0,
             attempt_at: None,
             busy: false,
+            warned: false,
         }
+    }
+
+    /// Takes a good renewal in.
+    pub fn renewed(&mut self, renewal: Option<Renewal>) {
+        self.failures = 0;
+        self.attempt_at = None;
+        if let Some(renewal) = renewal {
+            self.life.renewed(&renewal);
+            self.jitter = rand::random();
+        }
+    }
+
+    /// When it is said that no poll comes to replace it: a poll late, or once polls have plainly stopped.
+    /// `None` for what is renewed, was said to be too short for the rotation, or has been told.
+    pub fn warn_at(&self, polls: &Polls, assumed: Duration) -> Option<Moment> {
+        let poll = polls.interval(assumed);
+        let ends = self.ends() && !self.life.renews() && !self.life.too_short_for(poll);
+        if self.warned || !ends {
+            return None;
+        }
+        let late = self.life.replace_from(poll, self.jitter)?;
+        let late = late.plus(poll.saturating_add(poll / 4));
+        Some(polls.stopped_at(assumed).map_or(late, |at| late.min(at)))
     }
 
     pub fn renew_at(&self, poll: Duration) -> Option<Moment> {
@@ -78,6 +105,8 @@ pub struct Polls {
 impl Polls {
     const KEPT: usize = 5;
     const NEEDED: usize = 2;
+    /// No poll for so long means that rotation is off.
+    const SILENCE: Duration = Duration::from_secs(600);
 
     pub fn note(&mut self, now: Moment) {
         if let Some(last) = self.last.replace(now) {
@@ -94,5 +123,11 @@ impl Polls {
             return assumed;
         }
         self.gaps.iter().max().copied().unwrap_or(assumed)
+    }
+
+    /// When it is plain that no further poll comes, unless one does.
+    pub fn stopped_at(&self, assumed: Duration) -> Option<Moment> {
+        let silence = self.interval(assumed).saturating_mul(2).max(Self::SILENCE);
+        Some(self.last?.plus(silence))
     }
 }

@@ -1,4 +1,5 @@
-//! Renewals and revocations under way: a bounded number at each address, the earliest end first.
+//! Renewals and revocations under way: at each address a bounded number at once and in a second, the
+//! earliest end first, none while the server is away.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,18 +12,80 @@ use super::upkeep::{self, Outcome};
 use super::worker::Worker;
 use crate::clock::Moment;
 
+/// As many calls may start at one moment before the rate holds the next ones back.
+const BURST: f64 = 10.0;
+
 /// An attempt under way: for which task, at which address, and how it ended.
 pub type Finished = (Task, String, Outcome);
 
 /// One address: what is under way there, and what waits, the earliest end first.
-#[derive(Default)]
 pub struct Lane {
     busy: usize,
-    pub waiting: BTreeSet<(Moment, Task)>,
+    waiting: BTreeSet<(Moment, Task)>,
+    rate: Rate,
+    /// When those that wait may go on, where it is not an attempt's end that they wait for.
+    resume_at: Option<Moment>,
+}
+
+/// A token bucket: the server throttles our node as one client (`vault-semantics`: by client address).
+struct Rate {
+    per_second: f64,
+    left: f64,
+    counted_at: Moment,
+}
+
+impl Rate {
+    fn new(per_second: u32, now: Moment) -> Self {
+        Self {
+            per_second: f64::from(per_second.max(1)),
+            left: BURST,
+            counted_at: now,
+        }
+    }
+
+    /// When the next call may start: now, or later.
+    fn next(&mut self, now: Moment) -> Moment {
+        let earned = now.since(self.counted_at).as_secs_f64() * self.per_second;
+        self.left = (self.left + earned).min(BURST);
+        self.counted_at = now;
+        if self.left >= 1.0 {
+            return now;
+        }
+        // Up to the next nanosecond: one that is a hair too early would turn in a circle.
+        let missing = Duration::from_secs_f64((1.0 - self.left) / self.per_second);
+        now.plus(missing + Duration::from_nanos(1))
+    }
+
+    fn full(&mut self, now: Moment) -> bool {
+        self.next(now) <= now && self.left >= BURST
+    }
+
+    fn take(&mut self) {
+        self.left -= 1.0;
+    }
 }
 
 impl Worker {
-    pub fn where_and_until(&self, task: Task, item: ItemKey) -> Option<(String, Moment)> {
+    /// Lets a task wait for its turn at its address.
+    pub fn queue(&mut self, task: Task, item: ItemKey) {
+        let Some((address, end)) = self.where_and_until(task, item) else {
+            return;
+        };
+        let (rate, now) = (self.settings.rate, self.clock.now());
+        let lane = self.lanes.entry(address.clone()).or_insert_with(|| Lane {
+            busy: 0,
+            waiting: BTreeSet::new(),
+            rate: Rate::new(rate, now),
+            resume_at: None,
+        });
+        lane.waiting.insert((end, task));
+        // Thousands may come due while the server is away: one look at the clock is enough for all.
+        if lane.resume_at.is_none_or(|at| at <= now) {
+            self.pump(&address);
+        }
+    }
+
+    fn where_and_until(&self, task: Task, item: ItemKey) -> Option<(String, Moment)> {
         let volume = self.volumes.get(&task.volume())?;
         let (session, care) = match task {
             Task::RenewSession(..) | Task::RevokeSession(..) => {
@@ -39,37 +102,87 @@ impl Worker {
         Some((session.endpoint.address.clone(), end))
     }
 
-    /// Starts what waits at an address, as far as there is room.
-    pub fn pump(&mut self, address: &str) {
+    /// When the first lane goes on whose calls wait for the time alone.
+    pub fn lanes_resume(&self) -> Option<Moment> {
+        self.lanes.values().filter_map(|lane| lane.resume_at).min()
+    }
+
+    /// Starts what has waited for a time that has come.
+    pub fn pump_resumed(&mut self) {
         let now = self.clock.now();
-        loop {
-            let Some(lane) = self.lanes.get_mut(address) else {
-                return;
-            };
+        let due = |lane: &Lane| lane.resume_at.is_some_and(|at| at <= now);
+        let due: Vec<String> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| due(lane))
+            .map(|(address, _)| address.clone())
+            .collect();
+        for address in due {
+            self.pump(&address);
+        }
+    }
+
+    /// Renewals and revocations that are due and wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.lanes.values().map(|lane| lane.waiting.len()).sum()
+    }
+
+    /// Starts what waits at an address, as far as there is room.
+    fn pump(&mut self, address: &str) {
+        let now = self.clock.now();
+        while let Some(lane) = self.lanes.get_mut(address) {
+            lane.resume_at = None;
             if lane.busy >= self.settings.in_flight {
                 return;
             }
-            let Some((_, task)) = lane.waiting.pop_first() else {
+            let Some(first) = lane.waiting.pop_first() else {
+                // Idle. It is forgotten once that forgives it nothing.
+                if lane.busy == 0 && lane.rate.full(now) {
+                    self.lanes.remove(address);
+                } else if lane.busy == 0 {
+                    lane.resume_at = Some(now.plus(Duration::from_secs(1)));
+                }
                 return;
             };
             // It may have been done, or become pointless, while it waited.
+            let (_, task) = first;
             let tasks = self.tasks(task.volume());
             if !tasks.iter().any(|(due, at)| *due == task && *at <= now) {
                 continue;
             }
-            if let Some(attempt) = self.attempt(task) {
-                if let Some(lane) = self.lanes.get_mut(address) {
-                    lane.busy += 1;
-                }
-                let address = address.to_owned();
-                self.jobs.spawn(async move {
-                    // In a task of its own, so that its panic still frees its place.
-                    let outcome = tokio::spawn(attempt).await.unwrap_or(Outcome::Broken);
-                    (task, address, outcome)
-                });
-                self.plan(task.volume());
+            let Some(lane) = self.lanes.get_mut(address) else {
+                return;
+            };
+            let mut go_on = lane.rate.next(now);
+            if go_on <= now
+                && let Err(until) = self.keeper.admit(address)
+            {
+                go_on = until.max(now.plus(Duration::from_millis(1)));
             }
+            if go_on > now {
+                lane.waiting.insert(first);
+                lane.resume_at = Some(go_on);
+                return;
+            }
+            lane.rate.take();
+            self.start(address, task);
         }
+    }
+
+    fn start(&mut self, address: &str, task: Task) {
+        let Some(attempt) = self.attempt(task) else {
+            return;
+        };
+        if let Some(lane) = self.lanes.get_mut(address) {
+            lane.busy += 1;
+        }
+        let address = address.to_owned();
+        self.jobs.spawn(async move {
+            // In a task of its own, so that its panic still frees its place.
+            let outcome = tokio::spawn(attempt).await.unwrap_or(Outcome::Broken);
+            (task, address, outcome)
+        });
+        self.plan(task.volume());
     }
 
     fn attempt(&mut self, task: Task) -> Option<BoxFuture<'static, Outcome>> {
@@ -103,7 +216,7 @@ impl Worker {
                     )
                 }
             }
-            Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) => return None,
+            Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) | Task::Warn(_) => return None,
         })
     }
 
@@ -118,16 +231,32 @@ impl Worker {
         let now = self.clock.now();
         let key = task.volume();
         if let Some(volume) = self.volumes.get_mut(&key) {
-            upkeep::apply(volume, task, outcome, now, &self.metrics);
+            upkeep::apply(volume, task, outcome, now, &self.metrics, &self.notices);
             self.changed(key, None);
         }
         self.pump(&address);
-        if self
-            .lanes
-            .get(&address)
-            .is_some_and(|lane| lane.busy == 0 && lane.waiting.is_empty())
-        {
-            self.lanes.remove(&address);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_lets_a_burst_through_and_then_an_even_stream() {
+        let start = Moment::from_boot(Duration::from_secs(100));
+        let mut rate = Rate::new(50, start);
+        let mut now = start;
+        for started in 0..510_u32 {
+            let at = rate.next(now);
+            if started < 10 {
+                assert_eq!(at, start);
+            }
+            now = at;
+            assert!(rate.next(now) <= now, "the time it named was enough");
+            rate.take();
         }
+        let took = now.since(start).as_secs_f64();
+        assert!((9.9..=10.1).contains(&took), "{took}");
     }
 }

@@ -1,10 +1,13 @@
 //! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
 
+mod outage;
+
 use std::path::PathBuf;
 use std::sync::Mutex;
 
 use futures::future::BoxFuture;
 
+use super::notice::NoticeKind;
 use super::*;
 use crate::clock::Moment;
 use crate::grant::{Keep, KeepError, Renewal, Revoked, Term, TokenKind};
@@ -35,7 +38,11 @@ struct Server {
     /// No renewal moves an end beyond this.
     last: Moment,
     mood: Mutex<Mood>,
+    /// Nobody is to call before.
+    closed_until: Mutex<Option<Moment>>,
     calls: Mutex<Vec<(&'static str, Moment)>>,
+    /// The sessions whose tokens were renewed, in that order.
+    renewed: Mutex<Vec<String>>,
 }
 
 impl Server {
@@ -77,6 +84,13 @@ impl Server {
         }
     }
 
+    fn admit(&self) -> Result<(), Moment> {
+        let until = self.closed_until.lock().unwrap();
+        until
+            .filter(|until| *until > self.clock.now())
+            .map_or(Ok(()), Err)
+    }
+
     fn count(&self, what: &str) -> usize {
         let calls = self.calls.lock().unwrap();
         calls.iter().filter(|(call, _)| *call == what).count()
@@ -87,7 +101,15 @@ impl Server {
 struct Fake(Arc<Server>);
 
 impl LeaseKeeper for Fake {
-    fn renew_session(&self, _: Arc<Session>) -> BoxFuture<'static, Result<Renewal, KeepError>> {
+    fn admit(&self, _: &str) -> Result<(), Moment> {
+        self.0.admit()
+    }
+
+    fn renew_session(
+        &self,
+        session: Arc<Session>,
+    ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
+        self.0.renewed.lock().unwrap().push(session.id.clone());
         let answer = self.0.renewal(self.0.note("renew token"));
         Box::pin(async { answer })
     }
@@ -121,6 +143,7 @@ struct Node {
     server: Arc<Server>,
     clock: TestClock,
     spec: Arc<MountSpec>,
+    told: Mutex<mpsc::Receiver<notice::Notice>>,
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -136,10 +159,14 @@ fn request() -> Request {
 }
 
 fn spec() -> MountSpec {
+    spec_of("uid")
+}
+
+fn spec_of(uid: &str) -> MountSpec {
     MountSpec {
         volume: VolumeId {
-            pod_uid: "uid".to_owned(),
-            target_path: PathBuf::from("/pods/uid/mount"),
+            pod_uid: uid.to_owned(),
+            target_path: PathBuf::from(format!("/pods/{uid}/mount")),
         },
         pod: Pod {
             name: "web".to_owned(),
@@ -176,14 +203,19 @@ impl Node {
             term,
             last: clock.now().plus(last),
             mood: Mutex::new(Mood::Well),
+            closed_until: Mutex::new(None),
             calls: Mutex::new(Vec::new()),
+            renewed: Mutex::new(Vec::new()),
         });
+        let metrics = Metrics::new();
+        let (notices, told) = Notices::channel(metrics.clone());
         let (registry, looks, worker) = Registry::start(
             Settings::default(),
             Arc::new(Fake(Arc::clone(&server))),
             Arc::new(clock),
             Journal::none(),
-            Metrics::new(),
+            metrics,
+            notices,
         );
         tokio::spawn(worker);
         // Nobody looks at paths here.
@@ -193,7 +225,16 @@ impl Node {
             server,
             clock,
             spec: Arc::new(spec()),
+            told: Mutex::new(told),
         }
+    }
+
+    /// The kinds of the notices since the last time this was asked.
+    fn told(&self) -> Vec<NoticeKind> {
+        let mut told = self.told.lock().unwrap();
+        std::iter::from_fn(|| told.try_recv().ok())
+            .map(|notice| notice.kind)
+            .collect()
     }
 
     fn mood(&self, mood: Mood) {
@@ -236,11 +277,11 @@ impl Node {
 
     /// A Mount as `mount` would do it; tells whether it logged in, and whether it read.
     async fn mount(&self) -> (bool, bool) {
-        let (claim, held) = self
-            .registry
-            .begin(Arc::clone(&self.spec), true)
-            .await
-            .unwrap();
+        self.mount_of(&self.spec).await
+    }
+
+    async fn mount_of(&self, spec: &Arc<MountSpec>) -> (bool, bool) {
+        let (claim, held) = self.registry.begin(Arc::clone(spec), true).await.unwrap();
         let logs_in = held.session.is_none();
         let session = match held.session {
             Some(session) => session,
@@ -257,7 +298,7 @@ impl Node {
             .end(Ending::Complete { session, grants })
             .await
             .unwrap();
-        self.registry.answered(self.spec.volume.clone());
+        self.registry.answered(spec.volume.clone());
         (logs_in, reads)
     }
 

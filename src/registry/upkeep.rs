@@ -1,12 +1,15 @@
 //! What follows from a renewal or a revocation: how each answer changes the volume it was for.
 
+use std::time::Duration;
+
 use tracing::{debug, error, info, warn};
 
 use super::agenda::{ItemKey, Task};
 use super::care::Care;
-use super::volume::{Duty, Volume};
+use super::notice::{NoticeKind, Notices};
+use super::volume::Volume;
 use crate::clock::Moment;
-use crate::grant::timing::{Nature, retry_delay};
+use crate::grant::timing::retry_delay;
 use crate::grant::{KeepError, Renewal, Revoked};
 use crate::metrics::Metrics;
 
@@ -18,307 +21,223 @@ pub enum Outcome {
     Broken,
 }
 
+/// What an attempt was for.
+#[derive(Clone, Copy)]
+enum Item {
+    Session(ItemKey),
+    Lease(ItemKey),
+}
+
+impl Item {
+    const fn kind(self) -> &'static str {
+        match self {
+            Self::Session(_) => "token",
+            Self::Lease(_) => "lease",
+        }
+    }
+
+    /// How it is looked after, and what it is called: a session by its id, a lease by its path.
+    fn of(self, volume: &mut Volume) -> Option<(&mut Care, String)> {
+        match self {
+            Self::Session(key) => {
+                let held = volume.sessions.get_mut(&key)?;
+                Some((&mut held.care, held.session.id.clone()))
+            }
+            Self::Lease(key) => {
+                let held = volume.grants.get_mut(&key)?;
+                Some((&mut held.care, held.grant.request.path.clone()))
+            }
+        }
+    }
+}
+
 /// Takes an attempt's outcome in.
-pub fn apply(volume: &mut Volume, task: Task, outcome: Outcome, now: Moment, metrics: &Metrics) {
-    let outcome = match (task, outcome) {
-        (_, Outcome::Broken) => Err(KeepError::Transient {
+pub fn apply(
+    volume: &mut Volume,
+    task: Task,
+    outcome: Outcome,
+    now: Moment,
+    metrics: &Metrics,
+    notices: &Notices,
+) {
+    let item = match task {
+        Task::RenewSession(_, key) | Task::RevokeSession(_, key) => Item::Session(key),
+        Task::RenewLease(_, key) | Task::RevokeLease(_, key) => Item::Lease(key),
+        Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) | Task::Warn(_) => return,
+    };
+    let renews = matches!(task, Task::RenewSession(..) | Task::RenewLease(..));
+    let answer = match outcome {
+        Outcome::Broken => Err(KeepError::Transient {
             why: "the attempt broke down".to_owned(),
             retry_after: None,
         }),
-        (_, Outcome::Renewed(result)) => result.map(Some),
-        (_, Outcome::Revoked(result)) => result.map(|_| None),
+        Outcome::Renewed(result) => result.map(Some),
+        Outcome::Revoked(result) => result.map(|_| None),
     };
-    match task {
-        Task::RenewSession(_, key) => renewed_session(volume, key, outcome, now, metrics),
-        Task::RenewLease(_, key) => renewed_lease(volume, key, outcome, now, metrics),
-        Task::RevokeSession(_, key) => revoked_session(volume, key, outcome, now, metrics),
-        Task::RevokeLease(_, key) => revoked_lease(volume, key, outcome, now, metrics),
-        Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) => {}
+    if renews {
+        renewed(volume, item, answer, now, metrics, notices);
+    } else {
+        revoked(volume, item, answer, now, metrics, notices);
     }
 }
 
 type Answer = Result<Option<Renewal>, KeepError>;
 
-fn renewed_session(
+fn renewed(
     volume: &mut Volume,
-    key: ItemKey,
+    item: Item,
     answer: Answer,
     now: Moment,
     metrics: &Metrics,
+    notices: &Notices,
 ) {
-    let name = volume.id.to_string();
-    let Some(held) = volume.sessions.get_mut(&key) else {
+    let (kind, id) = (item.kind(), volume.id.to_string());
+    let Some((care, name)) = item.of(volume) else {
         return;
     };
-    let session = held.session.id.clone();
-    let care = &mut held.care;
     care.busy = false;
     match answer {
         Ok(renewal) => {
-            metrics.renewal("token", "ok");
-            renewed(care, renewal);
+            metrics.renewal(kind, "ok");
+            care.renewed(renewal);
             if care.life.capped {
-                warn!(
-                    volume = name,
-                    session,
-                    "the token's end is final: it is replaced at the last poll but one before"
+                info!(
+                    volume = id,
+                    kind, name, "its end is final: it is replaced at the last poll but one before"
                 );
             } else {
-                debug!(volume = name, session, "token renewed");
+                debug!(volume = id, kind, name, "renewed");
             }
         }
         Err(KeepError::Transient { why, retry_after }) => {
-            metrics.renewal("token", "retry");
+            metrics.renewal(kind, "retry");
             retry(care, retry_after, now);
+            let failures = care.failures;
             warn!(
-                volume = name,
-                session,
-                why,
-                failures = care.failures,
-                "token not renewed; it is tried again"
+                volume = id,
+                kind, name, why, failures, "not renewed; it is tried again"
             );
         }
         Err(KeepError::NotRenewable { why } | KeepError::Forbidden { why }) => {
-            metrics.renewal("token", "refused");
+            metrics.renewal(kind, "refused");
             care.life.capped = true;
             warn!(
-                volume = name,
-                session,
-                why,
-                "the token cannot be renewed: it is replaced at a poll before its end"
+                volume = id,
+                kind, name, why, "cannot be renewed: it is replaced at a poll before its end"
             );
+            let text =
+                format!("the {kind} cannot be renewed; a rotation poll must replace it: {why}");
+            notices.tell(volume, NoticeKind::CannotRenew, text);
         }
-        Err(KeepError::TokenDead { why } | KeepError::Gone { why }) => {
-            metrics.renewal("token", "dead");
+        Err(error @ (KeepError::Gone { .. } | KeepError::TokenDead { .. })) => {
+            metrics.renewal(kind, "dead");
             error!(
-                volume = name,
-                session,
-                why,
-                "the server does not know the token any more: the next poll logs in again"
+                volume = id,
+                kind,
+                name,
+                why = %error,
+                "it is dead at the server: the next poll replaces it"
             );
-            volume.token_dead(key, now);
+            lose(volume, item, &error, now);
+            let text = format!("the {kind} is dead; the next rotation poll replaces it: {error}");
+            notices.tell(volume, NoticeKind::Expired, text);
         }
     }
 }
 
-fn renewed_lease(
+/// With a dead token goes all that hangs from it, whichever of its renewals has shown it.
+fn lose(volume: &mut Volume, item: Item, error: &KeepError, now: Moment) {
+    match item {
+        Item::Session(key) => volume.token_dead(key, now),
+        Item::Lease(key) => {
+            let Some(held) = volume.grants.get_mut(&key) else {
+                return;
+            };
+            if matches!(error, KeepError::TokenDead { .. }) {
+                let session = held.session;
+                volume.token_dead(session, now);
+            } else {
+                held.lost = true;
+                volume.settle_releases(now);
+            }
+        }
+    }
+}
+
+fn revoked(
     volume: &mut Volume,
-    key: ItemKey,
+    item: Item,
     answer: Answer,
     now: Moment,
     metrics: &Metrics,
+    notices: &Notices,
 ) {
-    let name = volume.id.to_string();
-    let Some(held) = volume.grants.get_mut(&key) else {
+    let (kind, id) = (item.kind(), volume.id.to_string());
+    let Some((care, name)) = item.of(volume) else {
         return;
     };
-    let (session, path) = (held.session, held.grant.request.path.clone());
-    let care = &mut held.care;
     care.busy = false;
-    match answer {
-        Ok(renewal) => {
-            metrics.renewal("lease", "ok");
-            renewed(care, renewal);
-            if care.life.capped {
-                warn!(
-                    volume = name,
-                    path,
-                    "the lease's end is final: its credential is replaced at the last poll but one before"
-                );
-            } else {
-                debug!(volume = name, path, "lease renewed");
-            }
-        }
-        Err(KeepError::Transient { why, retry_after }) => {
-            metrics.renewal("lease", "retry");
+    match (answer, item) {
+        (Err(KeepError::Transient { why, retry_after }), _) => {
+            metrics.release(kind, "retry");
             retry(care, retry_after, now);
+            let failures = care.failures;
             warn!(
-                volume = name,
-                path,
+                volume = id,
+                kind,
+                name,
                 why,
-                failures = care.failures,
-                "lease not renewed; it is tried again"
-            );
-        }
-        Err(KeepError::NotRenewable { why } | KeepError::Forbidden { why }) => {
-            metrics.renewal("lease", "refused");
-            care.life.capped = true;
-            warn!(
-                volume = name,
-                path,
-                why,
-                "the lease cannot be renewed any more: its credential is replaced at a poll before its end"
-            );
-        }
-        Err(KeepError::Gone { why }) => {
-            metrics.renewal("lease", "gone");
-            held.lost = true;
-            error!(
-                volume = name,
-                path, why, "the lease is gone: the next poll fetches a new credential"
-            );
-            volume.settle_releases(now);
-        }
-        Err(KeepError::TokenDead { why }) => {
-            metrics.renewal("lease", "dead");
-            error!(
-                volume = name,
-                path, why, "the lease's token is dead: the next poll logs in again"
-            );
-            volume.token_dead(session, now);
-        }
-    }
-}
-
-fn revoked_session(
-    volume: &mut Volume,
-    key: ItemKey,
-    answer: Answer,
-    now: Moment,
-    metrics: &Metrics,
-) {
-    let name = volume.id.to_string();
-    let Some(held) = volume.sessions.get_mut(&key) else {
-        return;
-    };
-    let session = held.session.id.clone();
-    held.care.busy = false;
-    match answer {
-        Ok(_)
-        | Err(
-            KeepError::TokenDead { .. } | KeepError::Gone { .. } | KeepError::NotRenewable { .. },
-        ) => {
-            metrics.release("token", "ok");
-            info!(
-                volume = name,
-                session,
-                pod = volume.pod.name,
-                namespace = volume.pod.namespace,
-                "session revoked"
-            );
-            volume.sessions.remove(&key);
-            volume.settle_releases(now);
-        }
-        Err(KeepError::Transient { why, retry_after }) => {
-            metrics.release("token", "retry");
-            retry(&mut held.care, retry_after, now);
-            warn!(
-                volume = name,
-                session,
-                why,
-                failures = held.care.failures,
-                "session not revoked; it is tried again until the token has run out"
-            );
-        }
-        Err(KeepError::Forbidden { why }) => {
-            metrics.release("token", "refused");
-            retry(&mut held.care, None, now);
-            error!(
-                volume = name,
-                session,
-                why,
-                "the token may not revoke itself: let its role have the `default` policy, or grant update on auth/token/revoke-self; it is tried again until the token has run out"
-            );
-        }
-    }
-}
-
-fn revoked_lease(
-    volume: &mut Volume,
-    key: ItemKey,
-    answer: Answer,
-    now: Moment,
-    metrics: &Metrics,
-) {
-    let name = volume.id.to_string();
-    let Some(held) = volume.grants.get_mut(&key) else {
-        return;
-    };
-    let path = held.grant.request.path.clone();
-    held.care.busy = false;
-    match answer {
-        Err(KeepError::Transient { why, retry_after }) => {
-            metrics.release("lease", "retry");
-            retry(&mut held.care, retry_after, now);
-            warn!(
-                volume = name,
-                path, why, "replaced lease not revoked; it is tried again"
+                failures,
+                "not revoked; it is tried again until the server agrees or it has run out"
             );
             return;
         }
-        Err(KeepError::Forbidden { .. }) => {
-            metrics.release("lease", "left");
+        (Err(KeepError::Forbidden { why }), Item::Session(_)) => {
+            metrics.release(kind, "refused");
+            retry(care, None, now);
+            // Said once, not at each of the attempts that go on until the token has run out.
+            if care.failures == 1 {
+                error!(
+                    volume = id,
+                    kind,
+                    name,
+                    why,
+                    "the token may not revoke itself: let its role have the `default` policy, or grant update on auth/token/revoke-self"
+                );
+                let text = format!("the token may not revoke itself and lives to its end: {why}");
+                notices.tell(volume, NoticeKind::CannotRevoke, text);
+            }
+            return;
+        }
+        (Err(KeepError::Forbidden { .. }), Item::Lease(_)) => {
+            metrics.release(kind, "left");
             debug!(
-                volume = name,
-                path, "replaced lease left to run out: no policy grants sys/leases/revoke"
+                volume = id,
+                kind, name, "left to run out: no policy grants sys/leases/revoke"
             );
         }
-        Ok(_) | Err(_) => {
-            metrics.release("lease", "ok");
-            info!(volume = name, path, "replaced lease revoked");
+        (Ok(_) | Err(_), _) => {
+            metrics.release(kind, "ok");
+            info!(
+                volume = id,
+                kind,
+                name,
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
+                "revoked"
+            );
         }
     }
-    volume.grants.remove(&key);
+    match item {
+        Item::Session(key) => volume.sessions.remove(&key).is_some(),
+        Item::Lease(key) => volume.grants.remove(&key).is_some(),
+    };
     volume.settle_releases(now);
 }
 
-fn renewed(care: &mut Care, renewal: Option<Renewal>) {
-    care.failures = 0;
-    care.attempt_at = None;
-    if let Some(renewal) = renewal {
-        care.life.renewed(&renewal);
-        care.jitter = rand::random();
-    }
-}
-
-fn retry(care: &mut Care, retry_after: Option<std::time::Duration>, now: Moment) {
+fn retry(care: &mut Care, retry_after: Option<Duration>, now: Moment) {
     let remaining = care.life.term.end().map(|end| end.since(now));
     let delay = retry_delay(care.failures, remaining, retry_after, rand::random());
     care.failures = care.failures.saturating_add(1);
     care.attempt_at = Some(now.plus(delay));
-}
-
-/// Says what a mounted volume has lost by its end.
-pub fn tell_missed(volume: &Volume, missed: &[Nature], metrics: &Metrics) {
-    for nature in missed {
-        metrics.deadline_missed(match nature {
-            Nature::Token => "token",
-            Nature::Lease => "lease",
-            _ => "certificate",
-        });
-        error!(
-            volume = %volume.id,
-            pod = volume.pod.name,
-            namespace = volume.pod.namespace,
-            class = volume.class,
-            what = ?nature,
-            "reached its end while mounted; only a rotation poll can replace it: enable the driver's secret rotation, or raise the maximum TTL"
-        );
-    }
-}
-
-/// Says, once, that the rotation interval is too long for a grant to be swapped in time.
-pub fn tell_too_short(volume: &Volume, poll: std::time::Duration) {
-    let sessions = volume
-        .sessions
-        .values()
-        .filter(|held| held.duty == Duty::Open);
-    let grants = volume
-        .grants
-        .values()
-        .filter(|held| held.duty == Duty::Open);
-    let cares = sessions
-        .map(|held| &held.care)
-        .chain(grants.map(|held| &held.care));
-    for care in cares.filter(|care| care.life.too_short_for(poll)) {
-        warn!(
-            volume = %volume.id,
-            pod = volume.pod.name,
-            namespace = volume.pod.namespace,
-            what = ?care.life.nature,
-            ttl_seconds = care.life.term.granted.as_secs(),
-            poll_seconds = poll.as_secs(),
-            "its TTL is too short for the rotation interval: no swap in time can be promised; raise the TTL above three intervals"
-        );
-    }
 }

@@ -232,8 +232,13 @@ impl Volume {
     }
 
     /// A Mount has succeeded: `grants`, read under `session`, are what its files show from now on. All
-    /// else drains.
-    pub fn complete(&mut self, session: ItemKey, grants: &[Arc<Grant>], now: Moment) {
+    /// else drains. Names the paths whose replies were replaced by newer ones.
+    pub fn complete(
+        &mut self,
+        session: ItemKey,
+        grants: &[Arc<Grant>],
+        now: Moment,
+    ) -> Vec<String> {
         self.stage = Stage::Mounted;
         if self.polls.last.is_none() {
             self.polls.note(now);
@@ -243,11 +248,16 @@ impl Volume {
             answered: false,
             confirmed: false,
         };
+        let mut replaced = Vec::new();
         for held in self.grants.values_mut() {
             if grants.iter().any(|used| Arc::ptr_eq(used, &held.grant)) {
                 held.session = session;
             } else if held.duty == Duty::Open {
                 held.duty = draining;
+                let request = &held.grant.request;
+                if grants.iter().any(|used| used.request == *request) {
+                    replaced.push(request.path.clone());
+                }
             }
         }
         // A reply without a lease has nothing to be drained: the files that show it need no server.
@@ -259,6 +269,7 @@ impl Volume {
             }
         }
         self.settle_releases(now);
+        replaced
     }
 
     /// The answer that made everything drain was given to a driver that was there.
@@ -374,13 +385,33 @@ impl Volume {
         missed
     }
 
-    /// What is to be done for this volume, and when.
+    /// What is replaced by no poll though it should be: each with the time it has left. Told once.
+    pub fn unattended(&mut self, assumed: Duration, now: Moment) -> Vec<(Nature, Duration)> {
+        let polls = self.polls.clone();
+        let mut found = Vec::new();
+        for (duty, care) in self.duties() {
+            let due = care.warn_at(&polls, assumed).is_some_and(|at| at <= now);
+            if *duty == Duty::Open && due && !care.ended(now) {
+                care.warned = true;
+                let left = care
+                    .life
+                    .term
+                    .end()
+                    .map_or(Duration::MAX, |end| end.since(now));
+                found.push((care.life.nature, left));
+            }
+        }
+        found
+    }
+
+    /// What is to be done for this volume, and when. `assumed` is the poll interval until two were seen.
     pub fn agenda(
         &self,
         volume: VolumeKey,
-        poll: Duration,
+        assumed: Duration,
         drain: Duration,
     ) -> Vec<(Task, Moment)> {
+        let poll = self.polls.interval(assumed);
         let mut tasks = Vec::new();
         for (key, held) in &self.sessions {
             if held.care.busy || held.dead {
@@ -434,12 +465,33 @@ impl Volume {
         let ends = cares.filter(|care| care.ends());
         let first_end = ends.filter_map(|care| care.life.term.end()).min();
         tasks.extend(first_end.map(|at| (Task::Expire(volume), at)));
+        let open = self.open_cares().filter(|_| self.stage == Stage::Mounted);
+        let warn = open.filter_map(|care| {
+            let at = care.warn_at(&self.polls, assumed)?;
+            care.life
+                .term
+                .end()
+                .is_some_and(|end| at < end)
+                .then_some(at)
+        });
+        tasks.extend(warn.min().map(|at| (Task::Warn(volume), at)));
         let give_up = match self.stage {
             Stage::Parked { until } if !self.mounting => Some(until),
             _ => self.forsaken_at.filter(|_| !self.mounting),
         };
         tasks.extend(give_up.map(|at| (Task::GiveUp(volume), at)));
         tasks
+    }
+
+    /// What the pod's files show and that lives: sessions and grants.
+    pub fn open_cares(&self) -> impl Iterator<Item = &Care> {
+        let sessions = self.sessions.values();
+        let sessions = sessions.filter(|held| held.duty == Duty::Open && !held.dead);
+        let grants = self.grants.values();
+        let grants = grants.filter(|held| held.duty == Duty::Open && !held.lost);
+        sessions
+            .map(|held| &held.care)
+            .chain(grants.map(|held| &held.care))
     }
 
     fn duties(&mut self) -> impl Iterator<Item = (&mut Duty, &mut Care)> {

@@ -13,8 +13,9 @@ use tracing::{error, info};
 use super::agenda::{Agenda, Task, VolumeKey};
 use super::journal::{Journal, Writer};
 use super::lanes::{Finished, Lane};
+use super::notice::Notices;
 use super::record::Record;
-use super::upkeep;
+use super::telling;
 use super::volume::{Stage, Volume};
 use super::{Ending, Held, Message, Settings, Sighting};
 use crate::clock::{Clock, Moment};
@@ -31,6 +32,7 @@ pub(super) struct Worker {
     pub(super) keeper: Arc<dyn LeaseKeeper>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) metrics: Metrics,
+    pub(super) notices: Notices,
     /// Asks for a look at a path.
     look: mpsc::UnboundedSender<VolumeId>,
     pub(super) volumes: BTreeMap<VolumeKey, Volume>,
@@ -41,6 +43,8 @@ pub(super) struct Worker {
     planned: HashMap<VolumeKey, Vec<Task>>,
     pub(super) jobs: JoinSet<Finished>,
     pub(super) lanes: HashMap<String, Lane>,
+    /// When the metrics that look at every volume were made last.
+    pub(super) surveyed_at: Option<Moment>,
     journal: Option<Writer>,
     written: Option<BoxFuture<'static, ()>>,
 }
@@ -52,6 +56,7 @@ impl Worker {
         clock: Arc<dyn Clock>,
         journal: Journal,
         metrics: Metrics,
+        notices: Notices,
         look: mpsc::UnboundedSender<VolumeId>,
     ) -> Self {
         let replayed = journal.replay(clock.now(), &metrics).volumes;
@@ -61,7 +66,9 @@ impl Worker {
             keeper,
             clock,
             metrics,
+            notices,
             look,
+            surveyed_at: None,
             volumes: BTreeMap::new(),
             keys: HashMap::new(),
             next_key: 0,
@@ -83,6 +90,8 @@ impl Worker {
         let writing = tokio::spawn(written);
         let stopped = loop {
             self.start_due();
+            self.pump_resumed();
+            self.survey();
             let pause = self.pause();
             tokio::select! {
                 message = inbox.recv() => match message {
@@ -211,6 +220,7 @@ impl Worker {
         let park = self.settings.park;
         let mut next_key = self.next_key;
         let assumed = self.settings.poll;
+        let (metrics, notices) = (self.metrics.clone(), self.notices.clone());
         let Some((key, volume)) = self.volume(id) else {
             return;
         };
@@ -229,10 +239,11 @@ impl Worker {
         match (&ending, item) {
             (Ending::Complete { grants, .. }, Some(item)) => {
                 let first = volume.stage != Stage::Mounted;
-                volume.complete(item, grants, now);
+                let replaced = volume.complete(item, grants, now);
                 if first {
-                    upkeep::tell_too_short(volume, volume.polls.interval(assumed));
+                    telling::too_short(volume, volume.polls.interval(assumed), &notices);
                 }
+                telling::rotated(volume, &replaced, &metrics, &notices);
             }
             _ if volume.stage == Stage::Mounted => {}
             (Ending::Failed { retry: true, .. }, Some(_)) => {
@@ -349,14 +360,19 @@ impl Worker {
 
     pub(super) fn tasks(&self, key: VolumeKey) -> Vec<(Task, Moment)> {
         self.volumes.get(&key).map_or_else(Vec::new, |volume| {
-            let poll = volume.polls.interval(self.settings.poll);
-            volume.agenda(key, poll, self.settings.drain)
+            volume.agenda(key, self.settings.poll, self.settings.drain)
         })
     }
 
     fn pause(&self) -> Duration {
         let now = self.clock.now();
-        let next = self.agenda.next().map(|at| at.since(now));
+        let next = self
+            .agenda
+            .next()
+            .into_iter()
+            .chain(self.lanes_resume())
+            .min();
+        let next = next.map(|at| at.since(now));
         next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
     }
 
@@ -375,21 +391,22 @@ impl Worker {
                 Task::Expire(_) => {
                     if let Some(volume) = self.volumes.get_mut(&key) {
                         let missed = volume.expire(now);
-                        upkeep::tell_missed(volume, &missed, &self.metrics);
+                        telling::ended(volume, &missed, &self.metrics, &self.notices);
                     }
                     self.changed(key, None);
+                }
+                Task::Warn(_) => {
+                    if let Some(volume) = self.volumes.get_mut(&key) {
+                        let found = volume.unattended(self.settings.poll, now);
+                        telling::unattended(volume, &found, &self.metrics, &self.notices);
+                    }
+                    self.plan(key);
                 }
                 Task::GiveUp(_) => self.release(key, "its mount never came to an end"),
                 Task::RenewSession(_, item)
                 | Task::RevokeSession(_, item)
                 | Task::RenewLease(_, item)
-                | Task::RevokeLease(_, item) => {
-                    if let Some((address, end)) = self.where_and_until(task, item) {
-                        let lane = self.lanes.entry(address.clone()).or_default();
-                        lane.waiting.insert((end, task));
-                        self.pump(&address);
-                    }
-                }
+                | Task::RevokeLease(_, item) => self.queue(task, item),
             }
         }
     }

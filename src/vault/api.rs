@@ -89,7 +89,7 @@ pub async fn login(
         role: login.role.clone(),
         jwt: jwt.expose().to_owned(),
     };
-    let name = format!("login POST auth/{}/login", login.mount);
+    let name = login_name(login);
     let asked = asked(&name, endpoint);
     let reply = send_typed(transport, endpoint, asked, &typed, None).await;
     // The request type keeps the token in a plain string: it is wiped here.
@@ -128,6 +128,35 @@ pub async fn login(
     })
 }
 
+/// A login's name in messages.
+pub fn login_name(login: &Login) -> String {
+    format!("login POST auth/{}/login", login.mount)
+}
+
+/// A read's name in messages: never its query or arguments.
+pub fn read_name(request: &Request) -> String {
+    format!("{} {}", request.method.as_str(), request.path)
+}
+
+/// `GET sys/health?standbyok=true`, without a namespace: whether the server as a whole serves. A standby
+/// does (429, and Vault's 472 and 473; OpenBao `http/sys_health.go`).
+pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
+    let whole = Endpoint {
+        namespace: None,
+        ..endpoint.clone()
+    };
+    let query = [("standbyok".to_owned(), "true".to_owned())];
+    let call = Call {
+        method: Method::GET,
+        path: "sys/health",
+        query: &query,
+        body: None,
+        token: None,
+    };
+    let reply = transport.send(&whole, call).await;
+    reply.is_ok_and(|reply| matches!(reply.status, 200..=299 | 429 | 472 | 473))
+}
+
 /// Reads what a class asks for. `sent` is the time just before, `refresh` the life of a write's reply.
 pub async fn read(
     transport: &Transport,
@@ -137,7 +166,7 @@ pub async fn read(
     sent: Moment,
     refresh: Duration,
 ) -> Result<Grant, VaultError> {
-    let name = format!("{} {}", request.method.as_str(), request.path);
+    let name = read_name(request);
     let asked = asked(&name, endpoint);
     let call = Call {
         method: match request.method {
@@ -317,7 +346,7 @@ fn capped(warnings: Option<&[String]>) -> bool {
         .any(|warning| warning.contains("exceeded the effective max_ttl"))
 }
 
-fn asked<'a>(call: &'a str, endpoint: &'a Endpoint) -> Asked<'a> {
+pub fn asked<'a>(call: &'a str, endpoint: &'a Endpoint) -> Asked<'a> {
     Asked {
         call,
         address: &endpoint.address,

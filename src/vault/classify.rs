@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::breaker::Sign;
 use super::error::{VaultError, VaultErrorKind as Kind};
 use crate::grant::{KeepError, Revoked};
 
@@ -52,6 +53,23 @@ pub fn revocation(error: &VaultError) -> Result<Revoked, KeepError> {
             Ok(Revoked::Batch)
         }
         _ => Err(transient(error, why)),
+    }
+}
+
+/// What a failed call says about the server as a whole.
+pub fn sign(error: &VaultError) -> Sign {
+    let unwell = Sign::Unwell {
+        retry_after: error.retry_after(),
+    };
+    match (error.kind(), error.status()) {
+        (Kind::Settings | Kind::Untrusted | Kind::Away, _) => Sign::None,
+        (Kind::Unreachable, _) | (_, Some(429 | 502 | 504)) => unwell,
+        // A namespace can be sealed by itself.
+        (_, Some(503)) if error.text().contains("namespace is sealed") => Sign::Unclear,
+        (Kind::Sealed, _) | (_, Some(503)) => unwell,
+        // A tenant's broken role, or the database behind it.
+        (Kind::TimedOut, _) | (_, Some(500)) => Sign::Unclear,
+        _ => Sign::Well,
     }
 }
 
@@ -143,6 +161,28 @@ mod tests {
                 wanted,
                 "{status} {text}"
             );
+        }
+    }
+
+    #[test]
+    fn one_tenants_trouble_is_not_the_servers() {
+        let unwell = Sign::Unwell {
+            retry_after: Some(Duration::from_secs(7)),
+        };
+        let table = [
+            (400, "unknown role", Sign::Well),
+            (403, "permission denied", Sign::Well),
+            (404, "", Sign::Well),
+            (429, "rate limit quota exceeded", unwell),
+            (500, "unknown role", Sign::Unclear),
+            (501, "", unwell),
+            (502, "", unwell),
+            (503, "Vault is sealed", unwell),
+            (503, "namespace is sealed", Sign::Unclear),
+            (504, "", unwell),
+        ];
+        for (status, text, wanted) in table {
+            assert_eq!(sign(&failed(status, text)), wanted, "{status} {text}");
         }
     }
 

@@ -29,6 +29,12 @@ pub enum VaultErrorKind {
     Sealed,
     /// No answer.
     Unreachable,
+    /// No answer in time: the server's trouble, or that of what this request needs.
+    TimedOut,
+    /// The TLS handshake failed.
+    Untrusted,
+    /// Not asked: the server has been away, and its next probe is not due yet.
+    Away,
     /// 429.
     Throttled,
     /// 5xx.
@@ -121,7 +127,9 @@ impl VaultError {
         let kind = match error {
             SendError::Settings(_) => VaultErrorKind::Settings,
             SendError::TooLarge { .. } => VaultErrorKind::TooLarge,
-            SendError::Unreachable(_) | SendError::TimedOut(_) => VaultErrorKind::Unreachable,
+            SendError::Unreachable(_) => VaultErrorKind::Unreachable,
+            SendError::TimedOut(_) => VaultErrorKind::TimedOut,
+            SendError::Untrusted(_) => VaultErrorKind::Untrusted,
         };
         Self::new(kind, asked, error.to_string())
     }
@@ -138,6 +146,16 @@ impl VaultError {
         }))
     }
 
+    /// Not even asked: `seconds` without an answer, the next probe in `wait`.
+    pub(super) fn away(asked: Asked<'_>, silent: Duration, wait: Duration) -> Self {
+        let text = format!(
+            "not asked: it has been away for {} s and is tried again in {} s",
+            silent.as_secs(),
+            wait.as_secs() + 1
+        );
+        Self::new(VaultErrorKind::Away, asked, text)
+    }
+
     /// What kind of failure it is.
     #[must_use]
     pub fn kind(&self) -> VaultErrorKind {
@@ -151,6 +169,9 @@ impl VaultError {
             self.0.kind,
             VaultErrorKind::Sealed
                 | VaultErrorKind::Unreachable
+                | VaultErrorKind::TimedOut
+                | VaultErrorKind::Untrusted
+                | VaultErrorKind::Away
                 | VaultErrorKind::Throttled
                 | VaultErrorKind::Server
         )
@@ -206,6 +227,13 @@ impl VaultError {
             Kind::Unreachable => {
                 "check the address and the network from this node; the driver tries again"
             }
+            Kind::TimedOut => {
+                "see the server's log, and the database or service behind this path; the driver tries again"
+            }
+            Kind::Untrusted => {
+                "check the CA, the server's name and the client certificate; the driver tries again"
+            }
+            Kind::Away => "the driver tries again",
             Kind::Throttled => {
                 "raise the server's rate limit for this node; the driver tries again"
             }

@@ -87,6 +87,9 @@ pub enum SendError {
     /// No connection, or it broke.
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// The TLS handshake failed: a certificate or a name does not fit.
+    #[error("TLS: {0}")]
+    Untrusted(String),
     /// No reply in time.
     #[error("no reply within {0:?}")]
     TimedOut(Duration),
@@ -197,9 +200,28 @@ async fn once(
     pool: &Pool,
     request: http::Request<Full<Bytes>>,
 ) -> Result<http::Response<hyper::body::Incoming>, SendError> {
-    pool.request(request)
-        .await
-        .map_err(|error| SendError::Unreachable(causes(&error)))
+    pool.request(request).await.map_err(|error| {
+        if is_tls(&error) {
+            SendError::Untrusted(causes(&error))
+        } else {
+            SendError::Unreachable(causes(&error))
+        }
+    })
+}
+
+/// Whether rustls is among an error's causes. An I/O error hides what it was made of from `source`.
+fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        let inner = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
 }
 
 /// An error with its causes: hyper's own text says little more than `client error`.

@@ -218,7 +218,9 @@ async fn answer(
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let path = parts.uri.path();
     let last = path.rsplit('/').next().unwrap_or_default();
-    let resource = if path.contains("/pods") {
+    let resource = if path.contains("/events.k8s.io/") {
+        "events"
+    } else if path.contains("/pods") {
         "pods"
     } else {
         "secrets"
@@ -228,6 +230,7 @@ async fn answer(
         Method::GET if last == resource => "list",
         Method::GET => "get",
         Method::PUT => "update",
+        Method::PATCH => "patch",
         _ if last == "token" => "token",
         _ => "create",
     };
@@ -284,6 +287,10 @@ async fn answer(
             |object| Json(object).into_response(),
         ),
         "token" => token(&body),
+        _ if resource == "events" => {
+            let event: Value = serde_json::from_slice(&body).unwrap();
+            (StatusCode::CREATED, Json(event)).into_response()
+        }
         _ => {
             let answer = write(&mut state, verb, &body);
             drop(state);

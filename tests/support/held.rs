@@ -10,6 +10,7 @@ use leasehold::grant::{KeepError, LeaseKeeper, Renewal, Revoked, Session, Term, 
 use leasehold::metrics::Metrics;
 use leasehold::redacted::Secret;
 use leasehold::registry::journal::Journal;
+use leasehold::registry::notice::Notices;
 use leasehold::registry::{Ending, Registry, Settings};
 use leasehold::spec::{Endpoint, Login, MountSpec, Pod, Tls, VolumeId};
 use tokio::sync::mpsc;
@@ -22,6 +23,10 @@ struct Server {
 }
 
 impl LeaseKeeper for Server {
+    fn admit(&self, _: &str) -> Result<(), Moment> {
+        Ok(())
+    }
+
     fn renew_session(&self, _: Arc<Session>) -> BoxFuture<'static, Result<Renewal, KeepError>> {
         unreachable!("an endless token is not renewed")
     }
@@ -72,8 +77,16 @@ impl Held {
         let metrics = Metrics::new();
         let keeper = Arc::clone(&server);
         let clock = Arc::new(BootClock);
-        let (registry, looks, worker) =
-            Registry::start(settings, keeper, clock, Journal::none(), metrics.clone());
+        // Nobody carries events here.
+        let (notices, _) = Notices::channel(metrics.clone());
+        let (registry, looks, worker) = Registry::start(
+            settings,
+            keeper,
+            clock,
+            Journal::none(),
+            metrics.clone(),
+            notices,
+        );
         let held = Self {
             server,
             registry,
