@@ -4,6 +4,8 @@
 //! record as JSON. It holds tokens and every reply that is not a static read, private keys included,
 //! because the next poll must be answered without issuing anything anew.
 
+mod steps;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};
@@ -12,10 +14,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use ring::digest;
 use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tracing::{error, warn};
 use zeroize::Zeroizing;
 
@@ -27,6 +31,10 @@ use crate::spec::VolumeId;
 
 const FORMAT: &str = "leasehold-journal 1";
 const SUFFIX: &str = "json";
+/// A file on its way to being written: what a kill leaves of it is not read, but erased.
+const TEMPORARY: &str = "tmp";
+/// How long a write that failed is left alone; the disk may have room again by then.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Why a state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +165,13 @@ impl Journal {
             }
         };
         for path in entries.flatten().map(|entry| entry.path()) {
-            if path.extension().is_none_or(|suffix| suffix != SUFFIX) {
+            let suffix = path.extension().unwrap_or_default();
+            if suffix == TEMPORARY
+                && let Err(error) = fs::remove_file(&path)
+            {
+                warn!(%error, file = %path.display(), "what a kill left of a write cannot be erased");
+            }
+            if suffix != SUFFIX {
                 continue;
             }
             match open.read(&path) {
@@ -229,11 +243,23 @@ async fn write(
     used: Arc<AtomicUsize>,
     metrics: Metrics,
 ) {
-    let mut batch = Vec::new();
+    let mut failed: HashMap<String, Order> = HashMap::new();
+    let mut retry_at = Instant::now();
     let mut sizes: HashMap<String, usize> = HashMap::new();
-    while inbox.recv_many(&mut batch, 256).await > 0 {
-        let orders = newest(std::mem::take(&mut batch));
+    let mut closed = false;
+    while !closed {
+        let mut batch = Vec::new();
+        tokio::select! {
+            received = inbox.recv_many(&mut batch, 256) => closed = received == 0,
+            () = tokio::time::sleep_until(retry_at), if !failed.is_empty() => {}
+        }
+        if closed || retry_at <= Instant::now() {
+            batch.splice(0..0, failed.drain().map(|(_, order)| order));
+            retry_at = Instant::now() + RETRY;
+        }
+        let orders = newest(batch);
         for order in &orders {
+            failed.remove(&order.file);
             let size = order.bytes.as_ref().map_or(0, |bytes| bytes.len());
             let before = sizes.insert(order.file.clone(), size).unwrap_or_default();
             if size == 0 {
@@ -246,16 +272,17 @@ async fn write(
             orders.into_iter().for_each(Order::acknowledge);
             continue;
         };
-        let metrics = metrics.clone();
+        let counted = metrics.clone();
         let carried_out = tokio::task::spawn_blocking(move || {
-            for order in orders {
-                open.carry_out(&order, &metrics);
-                order.acknowledge();
-            }
+            let orders = orders.into_iter();
+            let failed = orders.filter_map(|order| open.carry_out(order, &counted));
+            failed.collect::<Vec<Order>>()
         });
-        if carried_out.await.is_err() {
-            error!("the journal's writer panicked; the next order is tried again");
+        match carried_out.await {
+            Ok(orders) => failed.extend(orders.into_iter().map(|it| (it.file.clone(), it))),
+            Err(_) => error!("the journal's writer panicked; the next order is tried again"),
         }
+        metrics.degraded("journal_writes_fail", !failed.is_empty());
     }
 }
 
@@ -282,8 +309,12 @@ fn newest(batch: Vec<Order>) -> Vec<Order> {
 }
 
 impl Order {
-    fn acknowledge(self) {
-        for done in self.done {
+    fn acknowledge(mut self) {
+        self.tell_done();
+    }
+
+    fn tell_done(&mut self) {
+        for done in self.done.drain(..) {
             // The Mount that waited may have gone away.
             let _ = done.send(());
         }
@@ -291,24 +322,25 @@ impl Order {
 }
 
 impl Open {
-    fn carry_out(&self, order: &Order, metrics: &Metrics) {
+    /// Carries an order out, and gives back what failed: it is tried again. Whoever waits for it goes on
+    /// even so: a disk that is full must not keep a node's pods from starting.
+    fn carry_out(&self, mut order: Order, metrics: &Metrics) -> Option<Order> {
         let path = self.directory.join(&order.file);
         let result = match &order.bytes {
             Some(bytes) => self.replace(&path, bytes),
-            None => match fs::remove_file(&path) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                result => result,
-            },
+            None => erase(&path),
         };
-        if let Err(error) = result {
-            metrics.journal_error("write");
-            warn!(%error, file = %path.display(), "a journal file could not be written: a restart now would forget the last change of its volume");
-        }
+        order.tell_done();
+        let error = result.err()?;
+        metrics.journal_error("write");
+        warn!(%error, file = %path.display(), "a journal file could not be written and is tried again: a restart now would forget the last change of its volume");
+        Some(order)
     }
 
     /// No fsync: the file outlives our process in any case, and the node's memory it need not.
     fn replace(&self, path: &Path, record: &[u8]) -> io::Result<()> {
-        let temporary = path.with_extension("tmp");
+        let temporary = path.with_extension(TEMPORARY);
+        steps::reached("before a write");
         let mut file = fs::OpenOptions::new()
             .create(true)
             .write(true)
@@ -317,9 +349,13 @@ impl Open {
             .open(&temporary)?;
         let checksum = checksum(record);
         writeln!(file, "{FORMAT} {} {checksum}", self.boot_id)?;
+        steps::reached("in the middle of a write");
         file.write_all(record)?;
         drop(file);
-        fs::rename(&temporary, path)
+        steps::reached("before a rename");
+        fs::rename(&temporary, path)?;
+        steps::reached("after a rename");
+        Ok(())
     }
 
     fn read(&self, path: &Path) -> Result<(Record, bool), String> {
@@ -347,6 +383,17 @@ impl Open {
             )
         })?;
         Ok((record, boot_id == self.boot_id))
+    }
+}
+
+fn erase(path: &Path) -> io::Result<()> {
+    steps::reached("before an erasure");
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => {
+            steps::reached("after an erasure");
+            result
+        }
     }
 }
 

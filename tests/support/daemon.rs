@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -16,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Node {
     directory: TempDir,
     pub flags: Vec<String>,
-    starts: std::cell::Cell<u32>,
+    starts: AtomicU32,
 }
 
 impl Node {
@@ -46,7 +47,7 @@ impl Node {
         Self {
             directory,
             flags,
-            starts: std::cell::Cell::new(0),
+            starts: AtomicU32::new(0),
         }
     }
 
@@ -75,7 +76,11 @@ impl Node {
 
     /// Starts the daemon and waits until it is ready.
     pub async fn start(&self) -> Daemon {
-        let mut daemon = self.spawn();
+        self.until_ready(self.spawn()).await
+    }
+
+    /// Waits until a daemon is ready.
+    pub async fn until_ready(&self, mut daemon: Daemon) -> Daemon {
         let deadline = Instant::now() + PATIENCE;
         while !daemon.ready().await {
             let ended = daemon.child.try_wait().expect("the daemon can be asked");
@@ -88,11 +93,17 @@ impl Node {
 
     /// Starts the daemon.
     pub fn spawn(&self) -> Daemon {
-        let start = self.starts.replace(self.starts.get() + 1);
+        self.spawn_with(&[])
+    }
+
+    /// Starts the daemon with an environment.
+    pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Daemon {
+        let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.path().join(format!("log-{start}"));
         let child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
             .args(&self.flags)
             .env_clear()
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a log"))
@@ -141,6 +152,14 @@ impl Daemon {
 
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Whether it has come to its end.
+    pub fn has_ended(&mut self) -> bool {
+        self.child
+            .try_wait()
+            .expect("the daemon can be asked")
+            .is_some()
     }
 
     pub async fn ready(&self) -> bool {
