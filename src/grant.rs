@@ -63,6 +63,9 @@ pub struct Session {
     pub policies: Vec<String>,
     /// Whether the server says that it can be renewed.
     pub renewable: bool,
+    /// Its uses are counted (`num_uses`), and each call is one: it serves one Mount and is not renewed, for
+    /// with its last use the server revokes it and all its leases.
+    pub counted: bool,
     /// The first term.
     pub term: Term,
 }

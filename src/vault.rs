@@ -107,6 +107,14 @@ impl Vault {
                 "the role's tokens lack the `default` policy: unless another one grants renew-self, revoke-self and sys/leases/renew, nothing can be renewed or revoked"
             );
         }
+        if given.uses > 0 {
+            warn!(
+                role = login.role,
+                mount = login.mount,
+                uses = given.uses,
+                "the role's tokens may be used so often only: they are not renewed, each rotation poll logs in anew, and leased credentials change with it; set token_num_uses to 0"
+            );
+        }
         Ok(Session {
             id: hex::encode(rand::random::<[u8; 16]>()),
             endpoint: endpoint.clone(),
@@ -117,6 +125,7 @@ impl Vault {
             kind: given.kind,
             policies: given.policies,
             renewable: given.renewable,
+            counted: given.uses > 0,
             term: Term {
                 sent,
                 granted: given.granted,

@@ -58,7 +58,7 @@ impl Life {
         Self {
             nature: Nature::Token,
             term: session.term,
-            renewable: session.renewable,
+            renewable: session.renewable && !session.counted,
             capped: false,
         }
     }

@@ -40,6 +40,8 @@ struct SessionRecord {
     kind: TokenKind,
     policies: Vec<String>,
     renewable: bool,
+    #[serde(default)]
+    counted: bool,
     term: Term,
     life: Life,
     duty: Duty,
@@ -90,6 +92,7 @@ impl Record {
             kind: held.session.kind,
             policies: held.session.policies.clone(),
             renewable: held.session.renewable,
+            counted: held.session.counted,
             term: held.session.term,
             life: held.care.life,
             duty: held.duty,
@@ -163,6 +166,7 @@ impl Record {
                 kind: record.kind,
                 policies: record.policies,
                 renewable: record.renewable,
+                counted: record.counted,
                 term: in_this_boot(record.term),
             };
             let held = HeldSession {

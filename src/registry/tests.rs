@@ -259,6 +259,7 @@ impl Node {
             kind: TokenKind::Service,
             policies: vec!["default".to_owned()],
             renewable: true,
+            counted: false,
             term: self.term(),
         })
     }

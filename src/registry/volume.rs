@@ -161,7 +161,8 @@ impl Volume {
     pub fn held_for(&self, spec: &MountSpec, poll: Duration, now: Moment) -> Held {
         let open = |duty: Duty| duty == Duty::Open;
         let session = self.sessions.iter().rev().find(|(_, held)| {
-            open(held.duty) && !held.dead && !held.care.due(poll, now) && held.session.serves(spec)
+            let usable = !held.dead && !held.session.counted && !held.care.due(poll, now);
+            open(held.duty) && usable && held.session.serves(spec)
         });
         let mut grants = HashMap::new();
         for held in self.grants.values() {
@@ -210,7 +211,11 @@ impl Volume {
         {
             return;
         }
-        let care = Care::new(Life::of_grant(grant));
+        let mut life = Life::of_grant(grant);
+        let owner = self.sessions.get(&session);
+        // A renewal is a use of the token.
+        life.renewable &= owner.is_some_and(|owner| !owner.session.counted);
+        let care = Care::new(life);
         self.grants.insert(
             key,
             HeldGrant {

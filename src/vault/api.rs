@@ -31,6 +31,8 @@ pub struct LoggedIn {
     pub kind: TokenKind,
     pub policies: Vec<String>,
     pub renewable: bool,
+    /// How often it may be used; zero: without limit.
+    pub uses: u64,
     pub granted: Duration,
 }
 
@@ -40,6 +42,19 @@ struct Auth {
     auth: Option<AuthInfo>,
     #[serde(default)]
     warnings: Option<Vec<String>>,
+}
+
+/// What vaultrs leaves out of `auth`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Uses {
+    auth: NumUses,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct NumUses {
+    num_uses: u64,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +77,10 @@ struct Envelope<'a> {
     renewable: bool,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
+    #[serde(default)]
+    auth: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    wrap_info: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     warnings: Option<Vec<String>>,
 }
@@ -96,6 +115,7 @@ pub async fn login(
     zeroize::Zeroize::zeroize(&mut { typed }.jwt);
     let reply = reply?;
     let parsed: Auth = parse(asked, &reply)?;
+    let uses: Uses = parse(asked, &reply).unwrap_or_default();
     let auth = parsed
         .auth
         .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply grants no token"))?;
@@ -119,6 +139,7 @@ pub async fn login(
         },
         policies: auth.policies,
         renewable: auth.renewable,
+        uses: uses.auth.num_uses,
         // Only a token that cannot be renewed may be without end (root's).
         granted: if auth.renewable {
             ending(auth.lease_duration)
@@ -185,8 +206,13 @@ pub async fn read(
     }
     let envelope: Envelope<'_> = parse(asked, &reply)?;
     let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
+        let why = match (envelope.auth, envelope.wrap_info) {
+            (Some(_), _) => "the reply grants a token, which is nothing to be mounted",
+            (_, Some(_)) => "the reply is wrapped: a wrapping token, to be used once, is no file",
+            _ => "the reply has no data",
+        };
         let warnings = envelope.warnings.unwrap_or_default().join("; ");
-        let text = clean(&format!("the reply has no data {warnings}"));
+        let text = clean(&format!("{why} {warnings}"));
         return Err(VaultError::new(Kind::Empty, asked, text));
     };
     for warning in envelope.warnings.iter().flatten() {

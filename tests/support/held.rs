@@ -182,6 +182,7 @@ fn session(id: &str, spec: &MountSpec) -> Session {
         kind: TokenKind::Service,
         policies: vec!["default".to_owned()],
         renewable: false,
+        counted: false,
         term: Term {
             sent: Moment::from_boot(Duration::ZERO),
             granted: Duration::ZERO,
