@@ -18,9 +18,10 @@ mod admin;
 mod daemon;
 #[path = "../tests/support/driver.rs"]
 mod driver;
+#[path = "support/process.rs"]
+mod process;
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ use admin::Admin;
 use daemon::Node;
 use dev_vault::{DevVault, Options, ServiceAccounts};
 use driver::{Driver, Volume};
+use process::{cpu, memory};
 use serde_json::{Value, json};
 
 const WARM_UP: usize = 50;
@@ -158,23 +160,4 @@ async fn rate<F: Future<Output = ()>>(
     });
     futures::future::join_all(lanes).await;
     count as f64 / started.elapsed().as_secs_f64()
-}
-
-/// A process' resident memory, in MiB.
-fn memory(pid: u32) -> f64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    kib.and_then(|kib| kib.trim().parse::<f64>().ok())
-        .expect("a size")
-        / 1024.0
-}
-
-/// A process' CPU time, in seconds.
-fn cpu(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("a process");
-    let after = stat.rsplit_once(')').expect("a name").1;
-    let fields: Vec<&str> = after.split_whitespace().collect();
-    let ticks = |index: usize| fields[index].parse::<f64>().expect("ticks");
-    (ticks(11) + ticks(12)) / 100.0
 }

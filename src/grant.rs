@@ -189,12 +189,12 @@ pub enum KeepError {
 ///
 /// No method logs in or reads a secret: only a Mount does that.
 pub trait LeaseKeeper: Send + Sync + 'static {
-    /// Leave to call an address now; else when to ask again. Who gets leave makes its call: it may be the
-    /// one probe of a server that was away.
+    /// Leave to call an address now for something that ends at `end`; else when to ask again. Who gets
+    /// leave makes its call: it may be the one probe of a server that was away.
     ///
     /// # Errors
     /// The server is away: the moment of its next probe.
-    fn admit(&self, address: &str) -> Result<(), Moment>;
+    fn admit(&self, address: &str, end: Moment) -> Result<(), Moment>;
 
     /// `auth/token/renew-self` with increment 0.
     fn renew_session(

@@ -168,7 +168,7 @@ impl Vault {
     /// Leave to ask a server, which may be away. A Mount that is refused costs neither time nor a place.
     fn admitted(&self, endpoint: &Endpoint, call: &str) -> Result<(), VaultError> {
         let now = self.0.clock.now();
-        let admitted = self.0.breakers.admit(&endpoint.address, now);
+        let admitted = self.0.breakers.admit(&endpoint.address, None, now);
         admitted.map_err(|(until, since)| {
             VaultError::away(
                 api::asked(call, endpoint),
@@ -240,9 +240,9 @@ async fn place(gate: &Semaphore) -> Option<SemaphorePermit<'_>> {
 }
 
 impl LeaseKeeper for Vault {
-    fn admit(&self, address: &str) -> Result<(), Moment> {
+    fn admit(&self, address: &str, end: Moment) -> Result<(), Moment> {
         let now = self.0.clock.now();
-        let admitted = self.0.breakers.admit(address, now);
+        let admitted = self.0.breakers.admit(address, Some(end), now);
         admitted.map_err(|(until, _)| until)
     }
 

@@ -145,7 +145,7 @@ impl Worker {
                 return;
             };
             // It may have been done, or become pointless, while it waited.
-            let (_, task) = first;
+            let (end, task) = first;
             let tasks = self.tasks(task.volume());
             if !tasks.iter().any(|(due, at)| *due == task && *at <= now) {
                 continue;
@@ -155,7 +155,7 @@ impl Worker {
             };
             let mut go_on = lane.rate.next(now);
             if go_on <= now
-                && let Err(until) = self.keeper.admit(address)
+                && let Err(until) = self.keeper.admit(address, end)
             {
                 go_on = until.max(now.plus(Duration::from_millis(1)));
             }

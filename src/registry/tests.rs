@@ -101,7 +101,7 @@ impl Server {
 struct Fake(Arc<Server>);
 
 impl LeaseKeeper for Fake {
-    fn admit(&self, _: &str) -> Result<(), Moment> {
+    fn admit(&self, _: &str, _: Moment) -> Result<(), Moment> {
         self.0.admit()
     }
 

@@ -21,6 +21,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause of our own choice: a server that is back is noticed within it, and a thousand nodes
 /// make 200 probes a second.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The shortest pause, for calls whose end is near.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(250);
 /// The longest pause that a server's `Retry-After` is granted.
 const LONGEST_ASKED: Duration = Duration::from_secs(60);
 /// A health check's result holds this long for the next call that fails ambiguously.
@@ -61,7 +63,11 @@ struct Breaker {
 
 struct Open {
     since: Moment,
+    /// The last failure that counted.
+    failed_at: Moment,
     until: Moment,
+    /// The server itself has asked for this much.
+    asked_until: Moment,
     pause: Duration,
     probing: bool,
 }
@@ -77,13 +83,26 @@ impl Breakers {
 
     /// Whether a call may be made now; if not, when to ask again, and since when the address is away. A
     /// caller that gets leave while the breaker is open is the probe: it must make its call.
-    pub fn admit(&self, address: &str, now: Moment) -> Result<(), (Moment, Moment)> {
+    ///
+    /// `end` is when that which the call keeps alive ends: no pause of ours takes more than a quarter of
+    /// what is left until then.
+    pub fn admit(
+        &self,
+        address: &str,
+        end: Option<Moment>,
+        now: Moment,
+    ) -> Result<(), (Moment, Moment)> {
         let mut breakers = self.lock();
         let Some(open) = breakers.get_mut(address).and_then(|it| it.open.as_mut()) else {
             return Ok(());
         };
-        if now < open.until {
-            return Err((open.until, open.since));
+        let mut until = open.until;
+        if let Some(end) = end.filter(|_| !open.probing) {
+            let pause = (end.since(now) / 4).max(SHORTEST_PAUSE);
+            until = until.min(open.failed_at.plus(pause).max(open.asked_until));
+        }
+        if now < until {
+            return Err((until, open.since));
         }
         open.probing = true;
         open.until = now.plus(self.patience);
@@ -121,7 +140,9 @@ impl Breakers {
         let asked = retry_after.unwrap_or_default().min(LONGEST_ASKED);
         breaker.open = Some(Open {
             since,
+            failed_at: now,
             until: now.plus(drawn.max(asked)),
+            asked_until: now.plus(asked),
             pause,
             probing: false,
         });
@@ -191,11 +212,11 @@ mod tests {
             Sign::Unclear,
         ] {
             breakers.note(HERE, sign, at(0), 1.0);
-            assert_eq!(breakers.admit(HERE, at(0)), Ok(()));
+            assert_eq!(breakers.admit(HERE, None, at(0)), Ok(()));
         }
         breakers.note(HERE, AWAY, at(0), 1.0);
-        assert_eq!(breakers.admit(HERE, at(999)), Err((at(1000), at(0))));
-        assert_eq!(breakers.admit("http://other", at(0)), Ok(()));
+        assert_eq!(breakers.admit(HERE, None, at(999)), Err((at(1000), at(0))));
+        assert_eq!(breakers.admit("http://other", None, at(0)), Ok(()));
     }
 
     #[test]
@@ -204,22 +225,48 @@ mod tests {
         (0..3).for_each(|_| breakers.note(HERE, AWAY, at(0), 1.0));
         // Those that were under way when it opened are no news.
         (0..16).for_each(|_| breakers.note(HERE, AWAY, at(500), 1.0));
-        assert_eq!(breakers.admit(HERE, at(1000)), Ok(()), "the probe");
-        assert_eq!(breakers.admit(HERE, at(1001)), Err((at(16_000), at(0))));
+        assert_eq!(breakers.admit(HERE, None, at(1000)), Ok(()), "the probe");
+        assert_eq!(
+            breakers.admit(HERE, None, at(1001)),
+            Err((at(16_000), at(0)))
+        );
         breakers.note(HERE, AWAY, at(2000), 1.0);
-        assert_eq!(breakers.admit(HERE, at(3999)), Err((at(4000), at(0))));
-        assert_eq!(breakers.admit(HERE, at(4000)), Ok(()), "the next probe");
+        assert_eq!(breakers.admit(HERE, None, at(3999)), Err((at(4000), at(0))));
+        assert_eq!(
+            breakers.admit(HERE, None, at(4000)),
+            Ok(()),
+            "the next probe"
+        );
         breakers.note(HERE, Sign::Well, at(4100), 1.0);
-        assert_eq!(breakers.admit(HERE, at(4100)), Ok(()));
+        assert_eq!(breakers.admit(HERE, None, at(4100)), Ok(()));
     }
 
     #[test]
     fn a_probe_that_never_comes_back_gives_way_to_another() {
         let breakers = breakers();
         (0..3).for_each(|_| breakers.note(HERE, AWAY, at(0), 0.0));
-        assert_eq!(breakers.admit(HERE, at(500)), Ok(()));
-        assert!(breakers.admit(HERE, at(15_499)).is_err());
-        assert_eq!(breakers.admit(HERE, at(15_500)), Ok(()));
+        assert_eq!(breakers.admit(HERE, None, at(500)), Ok(()));
+        assert!(breakers.admit(HERE, None, at(15_499)).is_err());
+        assert_eq!(breakers.admit(HERE, None, at(15_500)), Ok(()));
+    }
+
+    #[test]
+    fn a_pause_leaves_a_short_term_time_for_more_attempts() {
+        let breakers = breakers();
+        (0..3).for_each(|_| breakers.note(HERE, AWAY, at(0), 1.0));
+        let ask = |end, now| breakers.admit(HERE, Some(at(end)), at(now));
+        assert_eq!(ask(100_000, 0), Err((at(1000), at(0))), "ours is shorter");
+        assert_eq!(
+            ask(2_000, 0),
+            Err((at(500), at(0))),
+            "a quarter of two seconds"
+        );
+        assert_eq!(ask(600, 0), Err((at(250), at(0))), "and not too often");
+        assert_eq!(ask(600, 250), Ok(()));
+        assert!(
+            ask(600, 300).is_err(),
+            "one probe at a time, however urgent"
+        );
     }
 
     #[test]
@@ -229,9 +276,12 @@ mod tests {
             retry_after: Some(Duration::from_secs(seconds)),
         };
         (0..3).for_each(|_| breakers.note(HERE, asks(7), at(0), 0.0));
-        assert_eq!(breakers.admit(HERE, at(0)), Err((at(7000), at(0))));
-        assert_eq!(breakers.admit(HERE, at(7000)), Ok(()));
+        assert_eq!(breakers.admit(HERE, None, at(0)), Err((at(7000), at(0))));
+        assert_eq!(breakers.admit(HERE, None, at(7000)), Ok(()));
         breakers.note(HERE, asks(86_400), at(7000), 0.0);
-        assert_eq!(breakers.admit(HERE, at(7000)), Err((at(67_000), at(0))));
+        assert_eq!(
+            breakers.admit(HERE, None, at(7000)),
+            Err((at(67_000), at(0)))
+        );
     }
 }

@@ -23,7 +23,7 @@ struct Server {
 }
 
 impl LeaseKeeper for Server {
-    fn admit(&self, _: &str) -> Result<(), Moment> {
+    fn admit(&self, _: &str, _: Moment) -> Result<(), Moment> {
         Ok(())
     }
 
