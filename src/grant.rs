@@ -196,10 +196,11 @@ pub trait LeaseKeeper: Send + Sync + 'static {
     /// The server is away: the moment of its next probe.
     fn admit(&self, address: &str, end: Moment) -> Result<(), Moment>;
 
-    /// `auth/token/renew-self` with increment 0.
+    /// `auth/token/renew-self` with increment 0. An answer that is not there within `patience` is none.
     fn renew_session(
         &self,
         session: Arc<Session>,
+        patience: Duration,
     ) -> BoxFuture<'static, Result<Renewal, KeepError>>;
 
     /// `sys/leases/renew` with the id in the body (all that the `default` policy allows), increment 0.
@@ -207,6 +208,7 @@ pub trait LeaseKeeper: Send + Sync + 'static {
         &self,
         session: Arc<Session>,
         lease_id: String,
+        patience: Duration,
     ) -> BoxFuture<'static, Result<Renewal, KeepError>>;
 
     /// `auth/token/revoke-self`. A dead token's 403 and the batch token's 400 are good ends.

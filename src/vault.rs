@@ -249,11 +249,13 @@ impl LeaseKeeper for Vault {
     fn renew_session(
         &self,
         session: Arc<Session>,
+        patience: Duration,
     ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
         let vault = self.clone();
         Box::pin(async move {
             let sent = vault.0.clock.now();
-            let call = api::renew_self(&vault.0.transport, &session.endpoint, &session.token, sent);
+            let (endpoint, token) = (&session.endpoint, &session.token);
+            let call = api::renew_self(&vault.0.transport, endpoint, token, sent, patience);
             let renewed = vault.timed(&session.endpoint, "renew_token", call).await;
             renewed.map_err(|error| classify::renewal(&error))
         })
@@ -263,12 +265,14 @@ impl LeaseKeeper for Vault {
         &self,
         session: Arc<Session>,
         lease_id: String,
+        patience: Duration,
     ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
         let vault = self.clone();
         Box::pin(async move {
             let sent = vault.0.clock.now();
+            let transport = &vault.0.transport;
             let (endpoint, token) = (&session.endpoint, &session.token);
-            let call = api::renew_lease(&vault.0.transport, endpoint, token, &lease_id, sent);
+            let call = api::renew_lease(transport, endpoint, token, &lease_id, sent, patience);
             let renewed = vault.timed(endpoint, "renew_lease", call).await;
             renewed.map_err(|error| classify::renewal(&error))
         })

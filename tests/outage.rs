@@ -147,6 +147,26 @@ async fn a_throttling_server_gets_the_pause_it_asks_for_and_no_lease_is_lost() {
 }
 
 #[tokio::test]
+async fn a_server_that_hangs_leaves_time_for_another_attempt() {
+    let world = World::with(Setup {
+        database: json!({ "default_ttl": "9s" }),
+        ..Setup::default()
+    })
+    .await;
+    let volume = world.volume("web");
+    world.mount(&volume, &class(DATABASE)).await;
+    let (user, password) = (volume.text("username"), volume.text("password"));
+    // The renewal at 4.5 s gets no answer, ever; the connection stays.
+    let fault = Fault::at("sys/leases/renew", Action::Hang).times(1);
+    world.vault.faults().push(fault);
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert!(world.vault.verify_user(&user, &password), "{}", world.log());
+    assert!(world.log().contains("no reply within"), "{}", world.log());
+    volume.unmount();
+    world.until_nothing_lives().await;
+}
+
+#[tokio::test]
 async fn a_read_whose_answer_is_lost_leaves_nothing_behind_the_volume() {
     for lost in [
         Action::ResetAfterCommit,

@@ -11,9 +11,13 @@ use super::agenda::{ItemKey, Task};
 use super::upkeep::{self, Outcome};
 use super::worker::Worker;
 use crate::clock::Moment;
+use crate::grant::Term;
 
 /// As many calls may start at one moment before the rate holds the next ones back.
 const BURST: f64 = 10.0;
+
+/// The least that any answer is waited for.
+const SHORTEST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// An attempt under way: for which task, at which address, and how it ended.
 pub type Finished = (Task, String, Outcome);
@@ -187,13 +191,17 @@ impl Worker {
 
     fn attempt(&mut self, task: Task) -> Option<BoxFuture<'static, Outcome>> {
         let keeper = Arc::clone(&self.keeper);
+        let now = self.clock.now();
         let volume = self.volumes.get_mut(&task.volume())?;
         Some(match task {
             Task::RenewSession(_, item) => {
                 let held = volume.sessions.get_mut(&item)?;
                 held.care.busy = true;
+                let patience = patience(held.care.life.term, now);
                 let session = Arc::clone(&held.session);
-                Box::pin(async move { Outcome::Renewed(keeper.renew_session(session).await) })
+                Box::pin(
+                    async move { Outcome::Renewed(keeper.renew_session(session, patience).await) },
+                )
             }
             Task::RevokeSession(_, item) => {
                 let held = volume.sessions.get_mut(&item)?;
@@ -207,9 +215,10 @@ impl Worker {
                 let lease = held.grant.lease_id()?.to_owned();
                 held.care.busy = true;
                 if matches!(task, Task::RenewLease(..)) {
-                    Box::pin(
-                        async move { Outcome::Renewed(keeper.renew_lease(session, lease).await) },
-                    )
+                    let patience = patience(held.care.life.term, now);
+                    Box::pin(async move {
+                        Outcome::Renewed(keeper.renew_lease(session, lease, patience).await)
+                    })
                 } else {
                     Box::pin(
                         async move { Outcome::Revoked(keeper.revoke_lease(session, lease).await) },
@@ -236,6 +245,12 @@ impl Worker {
         }
         self.pump(&address);
     }
+}
+
+/// How long a renewal's answer is waited for: a server that hangs must leave time for two more attempts.
+fn patience(term: Term, now: Moment) -> Duration {
+    let left = term.end().map_or(Duration::MAX, |end| end.since(now));
+    (left / 3).max(SHORTEST_PATIENCE)
 }
 
 #[cfg(test)]

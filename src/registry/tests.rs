@@ -108,6 +108,7 @@ impl LeaseKeeper for Fake {
     fn renew_session(
         &self,
         session: Arc<Session>,
+        _: Duration,
     ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
         self.0.renewed.lock().unwrap().push(session.id.clone());
         let answer = self.0.renewal(self.0.note("renew token"));
@@ -118,6 +119,7 @@ impl LeaseKeeper for Fake {
         &self,
         _: Arc<Session>,
         _: String,
+        _: Duration,
     ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
         let answer = self.0.renewal(self.0.note("renew lease"));
         Box::pin(async { answer })
@@ -394,7 +396,50 @@ async fn what_was_replaced_drains_until_a_later_mount() {
         "no later Mount has come"
     );
     node.mount().await;
-    pass(Duration::from_secs(1)).await;
+    pass(Duration::from_secs(59)).await;
+    assert_eq!(
+        node.server.count("revoke token"),
+        0,
+        "the later answer is on its way to the files"
+    );
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(node.server.count("revoke token"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_later_mounts_fail_what_the_files_may_show_is_not_revoked() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    node.mount().await;
+    let mut changed = spec();
+    changed.login.role = "other".to_owned();
+    let node = Node {
+        spec: Arc::new(changed),
+        ..node
+    };
+    // Answered, but the driver is killed before it writes the files; then nothing but failures.
+    assert_eq!(node.mount().await, (true, true));
+    for _ in 0..20 {
+        pass(POLL).await;
+        let (claim, held) = node
+            .registry
+            .begin(Arc::clone(&node.spec), true)
+            .await
+            .unwrap();
+        let session = held.session;
+        let fresh = Vec::new();
+        let retry = true;
+        claim
+            .end(Ending::Failed {
+                session,
+                fresh,
+                retry,
+            })
+            .await
+            .unwrap();
+    }
+    assert_eq!(node.server.count("revoke token"), 0);
+    node.mount().await;
+    pass(Duration::from_secs(61)).await;
     assert_eq!(node.server.count("revoke token"), 1);
 }
 

@@ -40,11 +40,12 @@ pub enum Duty {
     Open,
     /// Replaced. The pod's files may still show it.
     Draining {
-        /// When it was replaced.
+        /// When it was replaced, and then when that was confirmed.
         since: Moment,
         /// The driver was there when the answer that replaces it was given.
         answered: bool,
-        /// A later Mount has come, so that answer has become the pod's files.
+        /// A later Mount was answered as well. One answer alone may be lost on its way, or with a driver
+        /// that was killed before it wrote the files.
         confirmed: bool,
     },
     /// To be revoked.
@@ -145,16 +146,6 @@ impl Volume {
         self.seen |= seen;
         self.missing_since = None;
         self.forsaken_at = None;
-        for (duty, _) in self.duties() {
-            if let Duty::Draining {
-                answered: true,
-                confirmed,
-                ..
-            } = duty
-            {
-                *confirmed = true;
-            }
-        }
     }
 
     /// What may serve a Mount of `spec`.
@@ -277,10 +268,20 @@ impl Volume {
         replaced
     }
 
-    /// The answer that made everything drain was given to a driver that was there.
-    pub fn answered(&mut self) {
+    /// An answer was given to a driver that was there: the first of what has been replaced since the one
+    /// before, the second of what was replaced earlier.
+    pub fn answered(&mut self, now: Moment) {
         for (duty, _) in self.duties() {
-            if let Duty::Draining { answered, .. } = duty {
+            if let Duty::Draining {
+                since,
+                answered,
+                confirmed,
+            } = duty
+            {
+                if *answered && !*confirmed {
+                    *confirmed = true;
+                    *since = now;
+                }
                 *answered = true;
             }
         }

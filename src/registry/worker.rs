@@ -154,10 +154,11 @@ impl Worker {
                 done,
             } => self.end(&volume, ending, done),
             Message::Answered { volume } => {
+                let now = self.clock.now();
                 if let Some(key) = self.keys.get(&volume).copied()
                     && let Some(volume) = self.volumes.get_mut(&key)
                 {
-                    volume.answered();
+                    volume.answered(now);
                     self.changed(key, None);
                 }
             }

@@ -110,7 +110,7 @@ pub async fn login(
     };
     let name = login_name(login);
     let asked = asked(&name, endpoint);
-    let reply = send_typed(transport, endpoint, asked, &typed, None).await;
+    let reply = send_typed(transport, endpoint, asked, &typed, None, None).await;
     // The request type keeps the token in a plain string: it is wiped here.
     zeroize::Zeroize::zeroize(&mut { typed }.jwt);
     let reply = reply?;
@@ -173,6 +173,7 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
         query: &query,
         body: None,
         token: None,
+        patience: None,
     };
     let reply = transport.send(&whole, call).await;
     reply.is_ok_and(|reply| matches!(reply.status, 200..=299 | 429 | 472 | 473))
@@ -199,6 +200,7 @@ pub async fn read(
         query: &request.query,
         body: request.args.as_ref().map(|args| args.as_bytes().to_vec()),
         token: Some(token),
+        patience: None,
     };
     let reply = send(transport, endpoint, asked, call).await?;
     if reply.body.expose().is_empty() {
@@ -279,12 +281,14 @@ pub async fn renew_self(
     endpoint: &Endpoint,
     token: &Secret,
     sent: Moment,
+    patience: Duration,
 ) -> Result<Renewal, VaultError> {
     let typed = RenewTokenSelfRequest {
         increment: Some("0".to_owned()),
     };
     let asked = asked("POST auth/token/renew-self", endpoint);
-    let reply = send_typed(transport, endpoint, asked, &typed, Some(token)).await?;
+    let patience = Some(patience);
+    let reply = send_typed(transport, endpoint, asked, &typed, Some(token), patience).await?;
     let mut parsed: Auth = parse(asked, &reply)?;
     let mut auth = parsed
         .auth
@@ -306,10 +310,12 @@ pub async fn renew_lease(
     token: &Secret,
     lease_id: &str,
     sent: Moment,
+    patience: Duration,
 ) -> Result<Renewal, VaultError> {
     let body = serde_json::json!({ "lease_id": lease_id, "increment": 0 });
     let asked = asked("POST sys/leases/renew", endpoint);
-    let call = post("sys/leases/renew", &body, token);
+    let mut call = post("sys/leases/renew", &body, token);
+    call.patience = Some(patience);
     let reply = send(transport, endpoint, asked, call).await?;
     let lease: Lease = parse(asked, &reply)?;
     Ok(renewal(
@@ -328,7 +334,7 @@ pub async fn revoke_self(
 ) -> Result<(), VaultError> {
     let asked = asked("POST auth/token/revoke-self", endpoint);
     let typed = RevokeTokenSelfRequest {};
-    send_typed(transport, endpoint, asked, &typed, Some(token)).await?;
+    send_typed(transport, endpoint, asked, &typed, Some(token), None).await?;
     Ok(())
 }
 
@@ -387,6 +393,7 @@ fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> Call<
         query: &[],
         body: Some(body.to_string().into_bytes()),
         token: Some(token),
+        patience: None,
     }
 }
 
@@ -396,6 +403,7 @@ async fn send_typed(
     asked: Asked<'_>,
     typed: &impl Typed,
     token: Option<&Secret>,
+    patience: Option<Duration>,
 ) -> Result<Reply, VaultError> {
     let unusable = |_| VaultError::new(Kind::Settings, asked, "the request cannot be written");
     let path = typed.path();
@@ -406,6 +414,7 @@ async fn send_typed(
         query: &[],
         body: typed.body().map_err(unusable)?,
         token,
+        patience,
     };
     send(transport, endpoint, asked, call).await
 }

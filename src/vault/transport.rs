@@ -69,6 +69,8 @@ pub struct Call<'a> {
     /// JSON.
     pub body: Option<Vec<u8>>,
     pub token: Option<&'a Secret>,
+    /// How long its answer is waited for, where that is less than usual.
+    pub patience: Option<Duration>,
 }
 
 /// What came back.
@@ -134,9 +136,11 @@ impl Transport {
             let pool = self.pool(&leader, &endpoint.tls)?;
             read(once(&pool, request_to(endpoint, &call, &target)?).await?).await
         };
-        tokio::time::timeout(self.request_timeout, exchange)
+        let usual = self.request_timeout;
+        let patience = call.patience.map_or(usual, |asked| asked.min(usual));
+        tokio::time::timeout(patience, exchange)
             .await
-            .unwrap_or(Err(SendError::TimedOut(self.request_timeout)))
+            .unwrap_or(Err(SendError::TimedOut(patience)))
     }
 
     fn pool(&self, address: &str, settings: &Tls) -> Result<Arc<Pool>, SendError> {
@@ -411,6 +415,7 @@ mod tests {
             query: &[],
             body: None,
             token: None,
+            patience: None,
         };
         let second = Duration::from_secs(1);
         let sent = Transport::new(second, second).send(&endpoint, call).await;

@@ -63,6 +63,20 @@ impl Node {
         self.directory.path().join("state")
     }
 
+    /// What the daemon has said, at all its starts.
+    pub fn logs(&self) -> String {
+        let starts = 0..self.starts.load(Ordering::Relaxed);
+        let logs = starts.map(|start| self.directory.path().join(format!("log-{start}")));
+        logs.filter_map(|log| fs::read_to_string(log).ok())
+            .collect()
+    }
+
+    /// Leaves the directory behind for a look at it, and says where.
+    pub fn keep(mut self) -> PathBuf {
+        self.directory.disable_cleanup(true);
+        self.directory.path().to_owned()
+    }
+
     /// How many volumes the journal holds.
     pub fn journalled(&self) -> usize {
         let Ok(entries) = fs::read_dir(self.state()) else {

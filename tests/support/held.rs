@@ -27,7 +27,11 @@ impl LeaseKeeper for Server {
         Ok(())
     }
 
-    fn renew_session(&self, _: Arc<Session>) -> BoxFuture<'static, Result<Renewal, KeepError>> {
+    fn renew_session(
+        &self,
+        _: Arc<Session>,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
         unreachable!("an endless token is not renewed")
     }
 
@@ -35,6 +39,7 @@ impl LeaseKeeper for Server {
         &self,
         _: Arc<Session>,
         _: String,
+        _: Duration,
     ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
         unreachable!("there are no leases")
     }

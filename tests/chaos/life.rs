@@ -1,0 +1,266 @@
+//! A pod's life: mounted, polled, edited, cut off, and gone; watched all the time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tonic::{Code, Status};
+
+use super::plan::{Asks, Ending, Life, Step};
+use super::report::Violation;
+use super::site::Site;
+use crate::support::driver::{Driver, Volume, request, written};
+
+/// As kubelet: again, this much later.
+const AGAIN: Duration = Duration::from_millis(150);
+/// A first mount that is not answered by then is given up, as its pod is deleted.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A pod with its volume.
+pub struct Pod<'a> {
+    site: &'a Site,
+    driver: Driver,
+    volume: Volume,
+    asks: Asks,
+    role: &'static str,
+    /// The role of the login that the files were read under.
+    shown_role: &'static str,
+    edited: bool,
+    /// The credentials of the first answer: they stay while the login stays.
+    expected: Option<(String, String)>,
+    mounted: bool,
+}
+
+impl<'a> Pod<'a> {
+    pub fn new(site: &'a Site, cycle: u64, asks: Asks) -> Self {
+        let name = format!("pod-{cycle}");
+        Self {
+            driver: Driver::dial(&site.node.socket()),
+            volume: Volume::new(&site.node.pods(), "shop", &name, &name, "secrets"),
+            site,
+            asks,
+            role: "app",
+            shown_role: "app",
+            edited: false,
+            expected: None,
+            mounted: false,
+        }
+    }
+
+    /// Lives until its end.
+    pub async fn live(mut self, life: &Life) {
+        self.volume.prepare();
+        let began = Instant::now();
+        while !self.mounted && began.elapsed() < PATIENCE {
+            self.mount().await;
+            if matches!(self.asks, Asks::Absent | Asks::Forbidden)
+                && began.elapsed() > Duration::from_secs(1)
+            {
+                break;
+            }
+            if !self.mounted {
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+        for (pause, step) in &life.steps {
+            if !self.mounted {
+                break;
+            }
+            tokio::time::sleep(*pause).await;
+            self.step(*step).await;
+            self.look();
+        }
+        self.site.report.count("unmounts");
+        self.volume.unmount();
+        if life.ending == Ending::Removed {
+            self.volume.remove_pod();
+        }
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Poll => self.mount().await,
+            Step::Cancelled(after) => {
+                self.site.report.count("cancelled calls");
+                let call = self.driver.call(self.request());
+                let _ = tokio::time::timeout(after, call).await;
+            }
+            Step::Twice => {
+                let began = Instant::now();
+                let (one, two) = (self.driver.clone(), self.driver.clone());
+                let (one, two) = tokio::join!(one.call(self.request()), two.call(self.request()));
+                for answer in [one, two] {
+                    self.answered(
+                        began,
+                        answer.map(|answer| {
+                            written(&self.volume, &answer);
+                        }),
+                    );
+                }
+            }
+            Step::Edited => {
+                self.edited = !self.edited;
+                self.mount().await;
+            }
+            Step::OtherRole => {
+                self.role = if self.role == "app" { "other" } else { "app" };
+                self.mount().await;
+            }
+            Step::Blink(away) => {
+                let (there, aside) = (self.volume.target(), self.volume.directory.join("aside"));
+                std::fs::rename(&there, &aside).unwrap();
+                tokio::time::sleep(away).await;
+                std::fs::rename(&aside, &there).unwrap();
+                self.site.report.count("blinks");
+            }
+        }
+    }
+
+    fn request(&self) -> leasehold::provider::proto::MountRequest {
+        let token = self
+            .site
+            .accounts
+            .mint("shop", "web", "vault", Duration::from_secs(600));
+        let tokens = BTreeMap::from([("vault".to_owned(), token)]);
+        request(
+            &self.volume,
+            &self.volume.attributes(&self.class(), &tokens),
+            "",
+        )
+    }
+
+    async fn mount(&mut self) {
+        let began = Instant::now();
+        let answer = self.driver.call(self.request()).await;
+        let written = answer.map(|answer| {
+            written(&self.volume, &answer);
+        });
+        self.answered(began, written);
+    }
+
+    fn answered(&mut self, began: Instant, answer: Result<(), Status>) {
+        let first = !self.mounted;
+        self.site
+            .report
+            .count(if first { "mounts" } else { "polls" });
+        match answer {
+            Ok(()) if matches!(self.asks, Asks::Absent | Asks::Forbidden) => {
+                self.complain(
+                    Violation::WrongCode,
+                    "a broken class was mounted".to_owned(),
+                );
+            }
+            Ok(()) => {
+                self.mounted = true;
+                if self.shown_role != self.role {
+                    // Nothing that was read under the old login is served any more.
+                    self.shown_role = self.role;
+                    self.expected = None;
+                }
+                self.look();
+            }
+            Err(status) => {
+                self.site.report.count(if first {
+                    "mounts that failed"
+                } else {
+                    "polls that failed"
+                });
+                let expected = match self.asks {
+                    Asks::Absent => status.code() == Code::NotFound,
+                    Asks::Forbidden => status.code() == Code::PermissionDenied,
+                    _ => false,
+                };
+                // A broken transport is the daemon's end.
+                let passing = matches!(status.code(), Code::Unavailable | Code::Unknown);
+                let explained = expected || passing && self.site.troubled_since(began);
+                if !explained {
+                    self.complain(Violation::WrongCode, format!("{status}"));
+                }
+                self.look();
+            }
+        }
+    }
+
+    /// Compares the files with what they should be.
+    pub fn look(&mut self) {
+        if !self.mounted {
+            return;
+        }
+        let pair = (self.volume.text("username"), self.volume.text("password"));
+        if !self.site.vault.verify_user(&pair.0, &pair.1) {
+            // A maximum may be reached while nobody can be asked for a replacement.
+            if self.asks != Asks::Capped || !self.site.troubled_since(Instant::now()) {
+                self.complain(Violation::LostLease, format!("{} is dead", pair.0));
+            }
+            return;
+        }
+        if self.asks == Asks::Capped {
+            return;
+        }
+        match &self.expected {
+            Some(expected) if *expected != pair => {
+                let text = format!("{} became {}", expected.0, pair.0);
+                self.complain(Violation::LostLease, text);
+                self.expected = Some(pair);
+            }
+            Some(_) => {}
+            None => self.expected = Some(pair),
+        }
+        if self.asks == Asks::Whole {
+            let key = self.volume.text("api-key");
+            let certificate = self.volume.text("tls.crt");
+            if key != "k3y" || !certificate.contains("BEGIN CERTIFICATE") {
+                self.complain(Violation::WrongFile, format!("{key:?} {certificate:?}"));
+            }
+        }
+    }
+
+    fn complain(&self, what: Violation, text: String) {
+        let lines = self.site.lines_about(&format!("/{}/", self.volume.uid));
+        let trace = format!(
+            "{} ({:?}, role {}, edited {}): {text}\n{lines}",
+            self.volume.uid, self.asks, self.role, self.edited
+        );
+        self.site.report.violation(what, trace);
+    }
+
+    fn class(&self) -> Value {
+        let database = |role: &str| {
+            format!(
+                "
+- {{objectName: username, secretPath: database/creds/{role}, secretKey: username}}
+- {{objectName: password, secretPath: database/creds/{role}, secretKey: password}}
+"
+            )
+        };
+        let mut objects = match self.asks {
+            Asks::Whole => format!(
+                "{}
+- {{objectName: api-key, secretPath: secret/data/app, secretKey: api-key}}
+- objectName: tls.crt
+  secretPath: pki/issue/web
+  method: PUT
+  secretArgs: {{common_name: web.shop.example}}
+  secretKey: certificate
+",
+                database("app")
+            ),
+            Asks::Short => database("short"),
+            Asks::Capped => database("capped"),
+            Asks::Absent => format!(
+                "{}- {{objectName: x, secretPath: secret/data/absent, secretKey: x}}\n",
+                database("app")
+            ),
+            Asks::Forbidden => format!(
+                "{}- {{objectName: x, secretPath: sys/mounts, secretKey: x}}\n",
+                database("app")
+            ),
+        };
+        if self.edited {
+            objects.push_str(
+                "- {objectName: reports, secretPath: database/creds/reports, secretKey: username}\n",
+            );
+        }
+        json!({ "roleName": self.role, "objects": objects })
+    }
+}
