@@ -28,6 +28,14 @@ quickstart:
 bench *args:
     cargo bench --bench cost -- {{args}}
 
+# Restarts, rolling updates and the return from an outage with a node full of volumes
+scale *parts:
+    cargo bench --bench scale -- {{parts}}
+
+# Random lives, kills and faults: just chaos --cycles 10000 --seed 7 --at-once 160
+chaos *args:
+    cargo test --test chaos -- {{args}}
+
 # The shipped binary
 build:
     cargo build --release
