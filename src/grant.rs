@@ -211,10 +211,11 @@ pub trait LeaseKeeper: Send + Sync + 'static {
         patience: Duration,
     ) -> BoxFuture<'static, Result<Renewal, KeepError>>;
 
-    /// `auth/token/revoke-self`. A dead token's 403 and the batch token's 400 are good ends.
+    /// `auth/token/revoke-self`, waited for as a renewal is. A dead token's 403 and the batch token's 400 are good ends.
     fn revoke_session(
         &self,
         session: Arc<Session>,
+        patience: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>>;
 
     /// `sys/leases/revoke` with `sync: false`. Not in the `default` policy.
@@ -222,5 +223,6 @@ pub trait LeaseKeeper: Send + Sync + 'static {
         &self,
         session: Arc<Session>,
         lease_id: String,
+        patience: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>>;
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::grant::{Grant, Keep, Session};
 use crate::mount::flight::{Entry, Flights, Lead};
@@ -33,6 +33,8 @@ pub struct Mounted {
     pub files: Vec<File>,
     /// Object name and version of each.
     pub versions: Vec<(String, String)>,
+    /// Nothing but static secrets was read: a rotation poll with nothing due.
+    nothing_new: bool,
 }
 
 /// Why a Mount failed. Its texts end up in `kubectl describe pod`.
@@ -199,6 +201,10 @@ impl Mounter {
     async fn lead(&self, spec: &Arc<MountSpec>, tokens: &PodTokens, lead: Lead<Outcome>) {
         let outcome = self.claimed(spec, tokens).await;
         match &outcome {
+            // Every two minutes for every pod of the node.
+            Ok(mounted) if mounted.nothing_new => {
+                debug!(volume = %spec.volume, class = spec.class, "polled: nothing was due");
+            }
             Ok(mounted) => {
                 info!(volume = %spec.volume, pod = spec.pod.name, namespace = spec.pod.namespace, class = spec.class, files = mounted.files.len(), "mounted");
             }
@@ -216,6 +222,7 @@ impl Mounter {
     ) -> Result<Mounted, MountError> {
         let seen = self.sees(spec).await;
         let (claim, held) = self.registry.begin(Arc::clone(spec), seen).await?;
+        let polled = held.session.is_some();
         let attempt = self.attempt(spec, tokens, &claim, held);
         let (attempt, key) = tokio::join!(attempt, self.versions.current());
         let rendered = attempt.and_then(|replies| {
@@ -233,6 +240,8 @@ impl Mounter {
         });
         match rendered {
             Ok((files, replies)) => {
+                let is_static = |grant: &Arc<Grant>| grant.keep == Keep::Static;
+                let nothing_new = polled && replies.fresh.iter().all(is_static);
                 let kept = replies.by_request.into_values();
                 claim
                     .end(Ending::Complete {
@@ -245,7 +254,11 @@ impl Mounter {
                     (object.name.clone(), version)
                 });
                 let versions = versions.collect();
-                Ok(Mounted { files, versions })
+                Ok(Mounted {
+                    files,
+                    versions,
+                    nothing_new,
+                })
             }
             Err(failure) => {
                 let retry = failure.error.is_transient();

@@ -7,7 +7,9 @@
 
 mod agenda;
 mod care;
+mod due;
 pub mod journal;
+mod lane;
 mod lanes;
 pub mod notice;
 mod record;

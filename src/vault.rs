@@ -281,10 +281,12 @@ impl LeaseKeeper for Vault {
     fn revoke_session(
         &self,
         session: Arc<Session>,
+        patience: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
         let vault = self.clone();
         Box::pin(async move {
-            let call = api::revoke_self(&vault.0.transport, &session.endpoint, &session.token);
+            let (endpoint, token) = (&session.endpoint, &session.token);
+            let call = api::revoke_self(&vault.0.transport, endpoint, token, patience);
             match vault.timed(&session.endpoint, "revoke_token", call).await {
                 Ok(()) => Ok(Revoked::Accepted),
                 Err(error) => classify::revocation(&error),
@@ -296,11 +298,13 @@ impl LeaseKeeper for Vault {
         &self,
         session: Arc<Session>,
         lease_id: String,
+        patience: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
         let vault = self.clone();
         Box::pin(async move {
             let (endpoint, token) = (&session.endpoint, &session.token);
-            let call = api::revoke_lease(&vault.0.transport, endpoint, token, &lease_id);
+            let transport = &vault.0.transport;
+            let call = api::revoke_lease(transport, endpoint, token, &lease_id, patience);
             match vault.timed(endpoint, "revoke_lease", call).await {
                 Ok(()) => Ok(Revoked::Accepted),
                 Err(error) => classify::revocation(&error),

@@ -1,73 +1,25 @@
-//! Renewals and revocations under way: at each address a bounded number at once and in a second, the
-//! earliest end first, none while the server is away.
+//! Renewals and revocations under way: what is due waits for its turn at its address, is tried, and its
+//! outcome is taken in.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 
 use super::agenda::{ItemKey, Task};
+use super::lane::Lane;
 use super::upkeep::{self, Outcome};
 use super::worker::Worker;
 use crate::clock::Moment;
 use crate::grant::Term;
 
-/// As many calls may start at one moment before the rate holds the next ones back.
-const BURST: f64 = 10.0;
-
+/// The longest that any answer is waited for: one that hangs takes a place from the others.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
 /// The least that any answer is waited for.
 const SHORTEST_PATIENCE: Duration = Duration::from_millis(500);
 
 /// An attempt under way: for which task, at which address, and how it ended.
 pub type Finished = (Task, String, Outcome);
-
-/// One address: what is under way there, and what waits, the earliest end first.
-pub struct Lane {
-    busy: usize,
-    waiting: BTreeSet<(Moment, Task)>,
-    rate: Rate,
-    /// When those that wait may go on, where it is not an attempt's end that they wait for.
-    resume_at: Option<Moment>,
-}
-
-/// A token bucket: the server throttles our node as one client (`vault-semantics`: by client address).
-struct Rate {
-    per_second: f64,
-    left: f64,
-    counted_at: Moment,
-}
-
-impl Rate {
-    fn new(per_second: u32, now: Moment) -> Self {
-        Self {
-            per_second: f64::from(per_second.max(1)),
-            left: BURST,
-            counted_at: now,
-        }
-    }
-
-    /// When the next call may start: now, or later.
-    fn next(&mut self, now: Moment) -> Moment {
-        let earned = now.since(self.counted_at).as_secs_f64() * self.per_second;
-        self.left = (self.left + earned).min(BURST);
-        self.counted_at = now;
-        if self.left >= 1.0 {
-            return now;
-        }
-        // Up to the next nanosecond: one that is a hair too early would turn in a circle.
-        let missing = Duration::from_secs_f64((1.0 - self.left) / self.per_second);
-        now.plus(missing + Duration::from_nanos(1))
-    }
-
-    fn full(&mut self, now: Moment) -> bool {
-        self.next(now) <= now && self.left >= BURST
-    }
-
-    fn take(&mut self) {
-        self.left -= 1.0;
-    }
-}
 
 impl Worker {
     /// Lets a task wait for its turn at its address.
@@ -76,13 +28,9 @@ impl Worker {
             return;
         };
         let (rate, now) = (self.settings.rate, self.clock.now());
-        let lane = self.lanes.entry(address.clone()).or_insert_with(|| Lane {
-            busy: 0,
-            waiting: BTreeSet::new(),
-            rate: Rate::new(rate, now),
-            resume_at: None,
-        });
-        lane.waiting.insert((end, task));
+        let lane = self.lanes.entry(address.clone());
+        let lane = lane.or_insert_with(|| Lane::new(rate, now));
+        lane.queue(task).waiting.insert((end, task));
         // Thousands may come due while the server is away: one look at the clock is enough for all.
         if lane.resume_at.is_none_or(|at| at <= now) {
             self.pump(&address);
@@ -128,7 +76,7 @@ impl Worker {
 
     /// Renewals and revocations that are due and wait for their turn.
     pub fn waiting(&self) -> usize {
-        self.lanes.values().map(|lane| lane.waiting.len()).sum()
+        self.lanes.values().map(Lane::waiting).sum()
     }
 
     /// Starts what waits at an address, as far as there is room.
@@ -136,20 +84,20 @@ impl Worker {
         let now = self.clock.now();
         while let Some(lane) = self.lanes.get_mut(address) {
             lane.resume_at = None;
-            if lane.busy >= self.settings.in_flight {
-                return;
-            }
-            let Some(first) = lane.waiting.pop_first() else {
-                // Idle. It is forgotten once that forgives it nothing.
-                if lane.busy == 0 && lane.rate.full(now) {
-                    self.lanes.remove(address);
-                } else if lane.busy == 0 {
-                    lane.resume_at = Some(now.plus(Duration::from_secs(1)));
+            let Some(first) = lane.next(self.settings.in_flight, now) else {
+                // Idle, it is forgotten once that forgives it nothing. Else an attempt's end goes on.
+                if lane.is_idle() {
+                    if lane.rate.full(now) {
+                        self.lanes.remove(address);
+                    } else {
+                        lane.resume_at = Some(now.plus(Duration::from_secs(1)));
+                    }
                 }
                 return;
             };
             // It may have been done, or become pointless, while it waited.
             let (end, task) = first;
+            lane.queue(task).waiting.remove(&first);
             let tasks = self.tasks(task.volume());
             if !tasks.iter().any(|(due, at)| *due == task && *at <= now) {
                 continue;
@@ -164,7 +112,7 @@ impl Worker {
                 go_on = until.max(now.plus(Duration::from_millis(1)));
             }
             if go_on > now {
-                lane.waiting.insert(first);
+                lane.queue(task).waiting.insert(first);
                 lane.resume_at = Some(go_on);
                 return;
             }
@@ -178,7 +126,7 @@ impl Worker {
             return;
         };
         if let Some(lane) = self.lanes.get_mut(address) {
-            lane.busy += 1;
+            lane.queue(task).busy += 1;
         }
         let address = address.to_owned();
         self.jobs.spawn(async move {
@@ -207,7 +155,9 @@ impl Worker {
                 let held = volume.sessions.get_mut(&item)?;
                 held.care.busy = true;
                 let session = Arc::clone(&held.session);
-                Box::pin(async move { Outcome::Revoked(keeper.revoke_session(session).await) })
+                Box::pin(async move {
+                    Outcome::Revoked(keeper.revoke_session(session, LONGEST_PATIENCE).await)
+                })
             }
             Task::RenewLease(_, item) | Task::RevokeLease(_, item) => {
                 let held = volume.grants.get_mut(&item)?;
@@ -220,9 +170,11 @@ impl Worker {
                         Outcome::Renewed(keeper.renew_lease(session, lease, patience).await)
                     })
                 } else {
-                    Box::pin(
-                        async move { Outcome::Revoked(keeper.revoke_lease(session, lease).await) },
-                    )
+                    Box::pin(async move {
+                        Outcome::Revoked(
+                            keeper.revoke_lease(session, lease, LONGEST_PATIENCE).await,
+                        )
+                    })
                 }
             }
             Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) | Task::Warn(_) => return None,
@@ -235,7 +187,8 @@ impl Worker {
             return;
         };
         if let Some(lane) = self.lanes.get_mut(&address) {
-            lane.busy = lane.busy.saturating_sub(1);
+            let queue = lane.queue(task);
+            queue.busy = queue.busy.saturating_sub(1);
         }
         let now = self.clock.now();
         let key = task.volume();
@@ -250,28 +203,5 @@ impl Worker {
 /// How long a renewal's answer is waited for: a server that hangs must leave time for two more attempts.
 fn patience(term: Term, now: Moment) -> Duration {
     let left = term.end().map_or(Duration::MAX, |end| end.since(now));
-    (left / 3).max(SHORTEST_PATIENCE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rate_lets_a_burst_through_and_then_an_even_stream() {
-        let start = Moment::from_boot(Duration::from_secs(100));
-        let mut rate = Rate::new(50, start);
-        let mut now = start;
-        for started in 0..510_u32 {
-            let at = rate.next(now);
-            if started < 10 {
-                assert_eq!(at, start);
-            }
-            now = at;
-            assert!(rate.next(now) <= now, "the time it named was enough");
-            rate.take();
-        }
-        let took = now.since(start).as_secs_f64();
-        assert!((9.9..=10.1).contains(&took), "{took}");
-    }
+    (left / 3).clamp(SHORTEST_PATIENCE, LONGEST_PATIENCE)
 }

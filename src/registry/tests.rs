@@ -1,5 +1,6 @@
 //! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
 
+mod mounts;
 mod outage;
 
 use std::path::PathBuf;
@@ -125,7 +126,11 @@ impl LeaseKeeper for Fake {
         Box::pin(async { answer })
     }
 
-    fn revoke_session(&self, _: Arc<Session>) -> BoxFuture<'static, Result<Revoked, KeepError>> {
+    fn revoke_session(
+        &self,
+        _: Arc<Session>,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
         let answer = Server::revocation(self.0.note("revoke token"));
         Box::pin(async { answer })
     }
@@ -134,6 +139,7 @@ impl LeaseKeeper for Fake {
         &self,
         _: Arc<Session>,
         _: String,
+        _: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
         let answer = Server::revocation(self.0.note("revoke lease"));
         Box::pin(async { answer })
@@ -368,82 +374,6 @@ async fn what_reaches_its_maximum_is_replaced_before_it_dies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_replaced_drains_until_a_later_mount() {
-    let node = Node::start(HOUR, 1_000 * HOUR);
-    node.mount().await;
-    node.mood(Mood::NoSuchToken);
-    pass(HOUR).await;
-    node.mood(Mood::Well);
-    assert_eq!(node.mount().await, (true, true), "a dead token is replaced");
-    assert_eq!(
-        node.server.count("revoke token"),
-        0,
-        "there is nothing to revoke"
-    );
-
-    // Another login replaces a living one.
-    let mut changed = spec();
-    changed.login.role = "other".to_owned();
-    let node = Node {
-        spec: Arc::new(changed),
-        ..node
-    };
-    assert_eq!(node.mount().await, (true, true));
-    pass(HOUR).await;
-    assert_eq!(
-        node.server.count("revoke token"),
-        0,
-        "no later Mount has come"
-    );
-    node.mount().await;
-    pass(Duration::from_secs(59)).await;
-    assert_eq!(
-        node.server.count("revoke token"),
-        0,
-        "the later answer is on its way to the files"
-    );
-    pass(Duration::from_secs(2)).await;
-    assert_eq!(node.server.count("revoke token"), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn while_later_mounts_fail_what_the_files_may_show_is_not_revoked() {
-    let node = Node::start(HOUR, 1_000 * HOUR);
-    node.mount().await;
-    let mut changed = spec();
-    changed.login.role = "other".to_owned();
-    let node = Node {
-        spec: Arc::new(changed),
-        ..node
-    };
-    // Answered, but the driver is killed before it writes the files; then nothing but failures.
-    assert_eq!(node.mount().await, (true, true));
-    for _ in 0..20 {
-        pass(POLL).await;
-        let (claim, held) = node
-            .registry
-            .begin(Arc::clone(&node.spec), true)
-            .await
-            .unwrap();
-        let session = held.session;
-        let fresh = Vec::new();
-        let retry = true;
-        claim
-            .end(Ending::Failed {
-                session,
-                fresh,
-                retry,
-            })
-            .await
-            .unwrap();
-    }
-    assert_eq!(node.server.count("revoke token"), 0);
-    node.mount().await;
-    pass(Duration::from_secs(61)).await;
-    assert_eq!(node.server.count("revoke token"), 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_volume_that_ends_is_revoked_until_the_server_agrees() {
     let node = Node::start(HOUR, 1_000 * HOUR);
     node.mount().await;
@@ -527,52 +457,5 @@ async fn a_path_that_was_never_seen_leaves_the_decision_to_the_pod() {
         "its containers may still run"
     );
     pass(Duration::from_secs(20)).await;
-    assert_eq!(node.server.count("revoke token"), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_first_mount_that_fails_is_parked_or_released() {
-    let node = Node::start(HOUR, 1_000 * HOUR);
-    for (retry, after) in [(true, 300), (false, 0)] {
-        let before = node.server.count("revoke token");
-        let (claim, held) = node
-            .registry
-            .begin(Arc::clone(&node.spec), true)
-            .await
-            .unwrap();
-        assert!(held.session.is_none());
-        let session = node.login();
-        claim.hold(Arc::clone(&session)).await.unwrap();
-        let session = Some(session);
-        let fresh = Vec::new();
-        claim
-            .end(Ending::Failed {
-                session,
-                fresh,
-                retry,
-            })
-            .await
-            .unwrap();
-        pass(Duration::from_secs(after.max(1) - 1)).await;
-        assert_eq!(
-            node.server.count("revoke token") - before,
-            usize::from(!retry)
-        );
-        pass(Duration::from_secs(2)).await;
-        assert_eq!(node.server.count("revoke token") - before, 1);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_claim_that_is_dropped_releases_what_it_held() {
-    let node = Node::start(HOUR, 1_000 * HOUR);
-    let (claim, _) = node
-        .registry
-        .begin(Arc::clone(&node.spec), true)
-        .await
-        .unwrap();
-    claim.hold(node.login()).await.unwrap();
-    drop(claim);
-    pass(Duration::from_secs(1)).await;
     assert_eq!(node.server.count("revoke token"), 1);
 }

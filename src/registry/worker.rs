@@ -12,7 +12,8 @@ use tracing::{error, info};
 
 use super::agenda::{Agenda, Task, VolumeKey};
 use super::journal::{Journal, Writer};
-use super::lanes::{Finished, Lane};
+use super::lane::Lane;
+use super::lanes::Finished;
 use super::notice::Notices;
 use super::record::Record;
 use super::telling;

@@ -331,10 +331,12 @@ pub async fn revoke_self(
     transport: &Transport,
     endpoint: &Endpoint,
     token: &Secret,
+    patience: Duration,
 ) -> Result<(), VaultError> {
     let asked = asked("POST auth/token/revoke-self", endpoint);
     let typed = RevokeTokenSelfRequest {};
-    send_typed(transport, endpoint, asked, &typed, Some(token), None).await?;
+    let patience = Some(patience);
+    send_typed(transport, endpoint, asked, &typed, Some(token), patience).await?;
     Ok(())
 }
 
@@ -344,10 +346,12 @@ pub async fn revoke_lease(
     endpoint: &Endpoint,
     token: &Secret,
     lease_id: &str,
+    patience: Duration,
 ) -> Result<(), VaultError> {
     let body = serde_json::json!({ "lease_id": lease_id, "sync": false });
     let asked = asked("POST sys/leases/revoke", endpoint);
-    let call = post("sys/leases/revoke", &body, token);
+    let mut call = post("sys/leases/revoke", &body, token);
+    call.patience = Some(patience);
     send(transport, endpoint, asked, call).await?;
     Ok(())
 }

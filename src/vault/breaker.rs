@@ -63,8 +63,8 @@ struct Breaker {
 
 struct Open {
     since: Moment,
-    /// The last failure that counted.
-    failed_at: Moment,
+    /// The last failure that counted, or the start of the last probe.
+    tried_at: Moment,
     until: Moment,
     /// The server itself has asked for this much.
     asked_until: Moment,
@@ -97,14 +97,16 @@ impl Breakers {
             return Ok(());
         };
         let mut until = open.until;
-        if let Some(end) = end.filter(|_| !open.probing) {
+        if let Some(end) = end {
+            // Nor does a probe that hangs.
             let pause = (end.since(now) / 4).max(SHORTEST_PAUSE);
-            until = until.min(open.failed_at.plus(pause).max(open.asked_until));
+            until = until.min(open.tried_at.plus(pause).max(open.asked_until));
         }
         if now < until {
             return Err((until, open.since));
         }
         open.probing = true;
+        open.tried_at = now;
         open.until = now.plus(self.patience);
         Ok(())
     }
@@ -140,7 +142,7 @@ impl Breakers {
         let asked = retry_after.unwrap_or_default().min(LONGEST_ASKED);
         breaker.open = Some(Open {
             since,
-            failed_at: now,
+            tried_at: now,
             until: now.plus(drawn.max(asked)),
             asked_until: now.plus(asked),
             pause,
@@ -263,10 +265,9 @@ mod tests {
         );
         assert_eq!(ask(600, 0), Err((at(250), at(0))), "and not too often");
         assert_eq!(ask(600, 250), Ok(()));
-        assert!(
-            ask(600, 300).is_err(),
-            "one probe at a time, however urgent"
-        );
+        assert_eq!(ask(100_000, 300), Err((at(15_250), at(0))), "it is out");
+        assert_eq!(ask(900, 300), Err((at(500), at(0))));
+        assert_eq!(ask(900, 500), Ok(()), "it hangs, and this cannot wait");
     }
 
     #[test]

@@ -170,8 +170,9 @@ impl<'a> Pod<'a> {
                     Asks::Forbidden => status.code() == Code::PermissionDenied,
                     _ => false,
                 };
-                // A broken transport is the daemon's end.
-                let passing = matches!(status.code(), Code::Unavailable | Code::Unknown);
+                // A broken transport is the daemon's end: tonic has no one code for it.
+                let broken = std::error::Error::source(&status).is_some();
+                let passing = broken || status.code() == Code::Unavailable;
                 let explained = expected || passing && self.site.troubled_since(began);
                 if !explained {
                     self.complain(Violation::WrongCode, format!("{status}"));

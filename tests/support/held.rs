@@ -47,6 +47,7 @@ impl LeaseKeeper for Server {
     fn revoke_session(
         &self,
         session: Arc<Session>,
+        _: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
         self.revoked.lock().unwrap().push(session.id.clone());
         async { Ok(Revoked::Accepted) }.boxed()
@@ -56,6 +57,7 @@ impl LeaseKeeper for Server {
         &self,
         _: Arc<Session>,
         _: String,
+        _: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
         unreachable!("there are no leases")
     }

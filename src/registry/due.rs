@@ -1,0 +1,143 @@
+//! What is due for a volume, derived from its state alone: what has reached its end, what no poll replaces,
+//! what is to be done, and when.
+
+use std::time::Duration;
+
+use super::agenda::{ItemKey, Task, VolumeKey};
+use super::care::AT_ONCE;
+use super::volume::{Duty, Stage, Volume};
+use crate::clock::Moment;
+use crate::grant::TokenKind;
+use crate::grant::timing::Nature;
+
+impl Volume {
+    /// Takes note of what has reached its end, and names what the pod's files still show of it.
+    pub fn expire(&mut self, now: Moment) -> Vec<Nature> {
+        let mut missed = Vec::new();
+        let dead: Vec<ItemKey> = self
+            .sessions
+            .iter()
+            .filter(|(_, held)| !held.dead && held.care.ended(now) && held.duty != Duty::Releasing)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in dead {
+            if let Some(held) = self.sessions.get(&key)
+                && held.duty == Duty::Open
+            {
+                missed.push(Nature::Token);
+            }
+            self.token_dead(key, now);
+        }
+        for held in self.grants.values_mut() {
+            if held.lost || !held.care.ends() || !held.care.ended(now) {
+                continue;
+            }
+            held.lost = true;
+            if held.duty == Duty::Open {
+                missed.push(held.care.life.nature);
+            }
+        }
+        self.grants
+            .retain(|_, held| !held.lost || held.duty == Duty::Open);
+        self.settle_releases(now);
+        missed
+    }
+
+    /// What is replaced by no poll though it should be: each with the time it has left. Told once.
+    pub fn unattended(&mut self, assumed: Duration, now: Moment) -> Vec<(Nature, Duration)> {
+        let polls = self.polls.clone();
+        let mut found = Vec::new();
+        for (duty, care) in self.duties() {
+            let due = care.warn_at(&polls, assumed).is_some_and(|at| at <= now);
+            if *duty == Duty::Open && due && !care.ended(now) {
+                care.warned = true;
+                let left = care
+                    .life
+                    .term
+                    .end()
+                    .map_or(Duration::MAX, |end| end.since(now));
+                found.push((care.life.nature, left));
+            }
+        }
+        found
+    }
+
+    /// What is to be done for this volume, and when. `assumed` is the poll interval until two were seen.
+    pub fn agenda(
+        &self,
+        volume: VolumeKey,
+        assumed: Duration,
+        drain: Duration,
+    ) -> Vec<(Task, Moment)> {
+        let poll = self.polls.interval(assumed);
+        let mut tasks = Vec::new();
+        for (key, held) in &self.sessions {
+            if held.care.busy || held.dead {
+                continue;
+            }
+            match held.duty {
+                Duty::Open | Duty::Draining { .. } => tasks.extend(
+                    held.care
+                        .renew_at(poll)
+                        .map(|at| (Task::RenewSession(volume, *key), at)),
+                ),
+                Duty::Releasing if held.session.kind == TokenKind::Service => tasks.push((
+                    Task::RevokeSession(volume, *key),
+                    held.care.attempt_at.unwrap_or(AT_ONCE),
+                )),
+                Duty::Releasing => {}
+            }
+        }
+        for (key, held) in &self.grants {
+            if held.care.busy || held.lost {
+                continue;
+            }
+            match held.duty {
+                Duty::Open | Duty::Draining { .. } => tasks.extend(
+                    held.care
+                        .renew_at(poll)
+                        .map(|at| (Task::RenewLease(volume, *key), at)),
+                ),
+                Duty::Releasing => tasks.push((
+                    Task::RevokeLease(volume, *key),
+                    held.care.attempt_at.unwrap_or(AT_ONCE),
+                )),
+            }
+        }
+        let retired = self.sessions.values().map(|held| held.duty);
+        let retired = retired.chain(self.grants.values().map(|held| held.duty));
+        let retire = retired.filter_map(|duty| match duty {
+            Duty::Draining {
+                since,
+                confirmed: true,
+                ..
+            } => Some(since.plus(drain)),
+            _ => None,
+        });
+        tasks.extend(retire.min().map(|at| (Task::Retire(volume), at)));
+        let sessions = self.sessions.values().filter(|held| !held.dead);
+        let grants = self.grants.values().filter(|held| !held.lost);
+        let cares = sessions
+            .map(|held| &held.care)
+            .chain(grants.map(|held| &held.care));
+        let ends = cares.filter(|care| care.ends());
+        let first_end = ends.filter_map(|care| care.life.term.end()).min();
+        tasks.extend(first_end.map(|at| (Task::Expire(volume), at)));
+        let open = self.open_cares().filter(|_| self.stage == Stage::Mounted);
+        let warn = open.filter_map(|care| {
+            let at = care.warn_at(&self.polls, assumed)?;
+            care.life
+                .term
+                .end()
+                .is_some_and(|end| at < end)
+                .then_some(at)
+        });
+        tasks.extend(warn.min().map(|at| (Task::Warn(volume), at)));
+        let give_up = match self.stage {
+            Stage::Parked { until } if !self.mounting => Some(until),
+            _ => self.forsaken_at.filter(|_| !self.mounting),
+        };
+        tasks.extend(give_up.map(|at| (Task::GiveUp(volume), at)));
+        tasks
+    }
+}
