@@ -201,6 +201,53 @@ async fn a_shutdown_finishes_what_is_under_way_and_revokes_nothing() {
     assert_eq!((world.logins(), world.creds()), (2, 2));
 }
 
+/// A daemon that has a mount under way which does not come to an end, and its world.
+async fn stuck(flags: &[&str]) -> World {
+    let world = World::with(Setup {
+        flags,
+        ..Setup::default()
+    })
+    .await;
+    let (done, late) = (world.volume("done"), world.volume("late"));
+    world.mount(&done, &class(DATABASE)).await;
+    let fault = Fault::at("secret/data", Action::Hang);
+    world.vault.faults().push(fault);
+    late.prepare();
+    let attributes = late.attributes(&class(KV), &world.tokens());
+    let (driver, call) = (world.driver.clone(), request(&late, &attributes, ""));
+    tokio::spawn(async move { driver.call(call).await });
+    world
+        .until("the login is done", || world.vault.live_tokens().len() == 2)
+        .await;
+    world
+}
+
+#[tokio::test]
+async fn a_drain_has_a_deadline_and_forgets_nothing() {
+    let mut world = stuck(&["-shutdown-timeout=1s"]).await;
+    let daemon = world.daemon.take().unwrap();
+    assert!(!daemon.terminate().await.success(), "its deadline passed");
+    assert_eq!(world.vault.live_tokens().len(), 2, "nothing was revoked");
+    world.vault.faults().clear();
+    world.restart().await;
+    world.volume("done").unmount();
+    world.volume("late").unmount();
+    world.until_nothing_lives().await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let mut world = stuck(&["-shutdown-timeout=10m"]).await;
+    let mut daemon = world.daemon.take().unwrap();
+    daemon.signal();
+    world
+        .until("it drains", || daemon.log().contains("shutting down"))
+        .await;
+    daemon.signal();
+    assert_eq!(daemon.ended().await.code(), Some(1));
+    assert_eq!(world.vault.live_tokens().len(), 2, "nothing was revoked");
+}
+
 #[tokio::test]
 async fn a_second_daemon_is_refused() {
     let world = World::new().await;

@@ -74,7 +74,10 @@ impl Socket {
             path: path.to_owned(),
             source,
         };
-        let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+        // ss(8) goes on showing the name that it was bound by: it must be recognised.
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let temporary = PathBuf::from(temporary);
         if temporary.as_os_str().len() > LONGEST_PATH {
             return Err(SocketError::TooLong {
                 path: path.to_owned(),

@@ -142,10 +142,15 @@ impl Daemon {
 
     /// SIGTERM, and its end.
     pub async fn terminate(mut self) -> ExitStatus {
+        self.signal();
+        self.ended().await
+    }
+
+    /// SIGTERM.
+    pub fn signal(&self) {
         let pid = i32::try_from(self.child.id()).expect("a pid");
         let pid = rustix::process::Pid::from_raw(pid).expect("a pid");
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a signal");
-        self.ended().await
     }
 
     /// Its end, which it must come to by itself.
