@@ -186,7 +186,8 @@ impl App {
         ));
         let (closing, mut closed) = watch::channel(false);
         let defaults = self.config.defaults.clone();
-        let provider = Provider::new(Arc::clone(&self.mounter), defaults, self.metrics);
+        let policy = self.config.policy.clone();
+        let provider = Provider::new(Arc::clone(&self.mounter), defaults, policy, self.metrics);
         let server = provider.serve(self.socket, async move {
             // Fails when the sender is gone, which means the same.
             let _ = closed.wait_for(|closing| *closing).await;

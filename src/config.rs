@@ -5,14 +5,18 @@
 
 pub mod arguments;
 pub mod duration;
+mod flags;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{CommandFactory, FromArgMatches, Parser, ValueEnum};
+use clap::{CommandFactory, FromArgMatches};
 use tracing::level_filters::LevelFilter;
 
+pub use self::flags::TokenRequest;
+use self::flags::{Flags, LogFormat};
 use crate::params::{Defaults, Flavour};
+use crate::policy::{Own, Policy};
 use crate::spec::Tls;
 use crate::telemetry::Telemetry;
 
@@ -22,21 +26,6 @@ pub enum Command {
     Serve(Box<Config>),
     /// Print this and end.
     Print(String),
-}
-
-/// Whether pod tokens may be minted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TokenRequest {
-    /// Where the driver sent none and RBAC allows it.
-    Auto,
-    /// Never.
-    Never,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Json,
-    Text,
 }
 
 /// A command line that cannot be served: every fault of it.
@@ -59,6 +48,8 @@ pub struct Config {
     pub hmac_secret_name: String,
     /// What holds for a class that says nothing else.
     pub defaults: Defaults,
+    /// What a class may choose.
+    pub policy: Policy,
     /// The journal's directory.
     pub state_dir: PathBuf,
     /// It was asked for by name: failing to use it is then an error.
@@ -97,110 +88,6 @@ pub struct Config {
     pub pod_namespace: Option<String>,
     /// Things accepted that mean nothing any more, to be said once.
     pub notes: Vec<String>,
-}
-
-/// A Secrets Store CSI driver provider for HashiCorp Vault and OpenBao that keeps every lease alive while
-/// its volume is mounted and revokes it afterwards.
-#[derive(Parser)]
-#[command(name = "leasehold", disable_version_flag = true)]
-struct Flags {
-    /// Unix socket on which the driver's calls are served [default: /tmp/vault.sock or /tmp/openbao.sock]
-    #[arg(long)]
-    endpoint: Option<PathBuf>,
-    /// Serve as this provider [default: openbao where the socket's or program's name says so, else vault]
-    #[arg(long, value_parser = flavour)]
-    provider: Option<Flavour>,
-    /// Log at debug level (use -log-level=debug)
-    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
-    debug: bool,
-    /// Log level: off, error, warn, info, debug, trace
-    #[arg(long, default_value = "info")]
-    log_level: String,
-    /// Log format
-    #[arg(long, value_enum, default_value = "json")]
-    log_format: LogFormat,
-    /// Print the version and end
-    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
-    version: bool,
-    /// Format of the version: json, json-pretty, yaml
-    #[arg(long, default_value = "json")]
-    output: String,
-    /// Address of the health and metrics server; empty serves none
-    #[arg(long, default_value = ":8080")]
-    health_addr: String,
-    /// Kubernetes Secret with the key for object versions [default: <provider>-csi-provider-hmac-key]
-    #[arg(long)]
-    hmac_secret_name: Option<String>,
-    /// Accepted for the incumbent's sake, without effect: every mounted volume's token is kept
-    #[arg(long)]
-    cache_size: Option<i64>,
-    /// Address of the server
-    #[arg(long, alias = "openbao-addr")]
-    vault_addr: Option<String>,
-    /// Auth mount of the kubernetes or jwt method
-    #[arg(long, alias = "openbao-mount", default_value = "kubernetes")]
-    vault_mount: String,
-    /// Namespace of the server
-    #[arg(long, alias = "openbao-namespace")]
-    vault_namespace: Option<String>,
-    /// File of CA certificates, PEM
-    #[arg(long, alias = "openbao-tls-ca-cert")]
-    vault_tls_ca_cert: Option<PathBuf>,
-    /// Directory of such files
-    #[arg(long, alias = "openbao-tls-ca-directory")]
-    vault_tls_ca_directory: Option<PathBuf>,
-    /// Name that the server's certificate must bear
-    #[arg(long, alias = "openbao-tls-server-name")]
-    vault_tls_server_name: Option<String>,
-    /// Our certificate, PEM
-    #[arg(long, alias = "openbao-tls-client-cert")]
-    vault_tls_client_cert: Option<PathBuf>,
-    /// Our certificate's key, PEM
-    #[arg(long, alias = "openbao-tls-client-key")]
-    vault_tls_client_key: Option<PathBuf>,
-    /// Accept any certificate
-    #[arg(long, alias = "openbao-tls-skip-verify", action = clap::ArgAction::Set, value_parser = arguments::boolean, hide_possible_values = true)]
-    vault_tls_skip_verify: Option<bool>,
-    /// Directory of the journal, on tmpfs [default: /run/leasehold/<provider>]
-    #[arg(long)]
-    state_dir: Option<PathBuf>,
-    /// Let the journal lie on a disk (tokens are then written to it)
-    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
-    allow_disk_state_dir: bool,
-    /// Largest size of the journal, in MiB
-    #[arg(long, default_value_t = 64)]
-    state_quota: usize,
-    /// kubelet's directory of pods, as this process sees it
-    #[arg(long, default_value = "/var/lib/kubelet/pods")]
-    kubelet_pods_dir: PathBuf,
-    /// Time between two looks at every mounted path
-    #[arg(long, value_parser = duration::parse, default_value = "5s")]
-    path_check_interval: Duration,
-    /// How long a path must be gone before its credentials are revoked
-    #[arg(long, value_parser = duration::parse, default_value = "2s")]
-    path_confirm: Duration,
-    /// How long a replaced credential lives on, at least
-    #[arg(long, value_parser = duration::parse, default_value = "60s")]
-    drain_after: Duration,
-    /// How long the session of a failed first mount waits for the driver's retry
-    #[arg(long, value_parser = duration::parse, default_value = "5m")]
-    park: Duration,
-    /// The driver's rotation poll interval, assumed until two polls were seen
-    #[arg(long, value_parser = duration::parse, default_value = "2m")]
-    poll_interval: Duration,
-    /// Deadline of the drain at shutdown
-    #[arg(long, value_parser = duration::parse, default_value = "25s")]
-    shutdown_timeout: Duration,
-    /// Renewals and revocations under way at once, for each address
-    #[arg(long, default_value_t = 16)]
-    renew_concurrency: usize,
-    /// Renewals and revocations started in a second at each address; 50 carry about 29 leases for each
-    /// second of their TTL
-    #[arg(long, default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
-    renew_rate: u32,
-    /// Whether a pod's token may be minted where the driver sent none
-    #[arg(long, value_enum, default_value = "auto")]
-    token_request: TokenRequest,
 }
 
 impl Config {
@@ -245,6 +132,7 @@ impl Config {
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let mut faults = Vec::new();
+        let mut policy = flags.policy();
         let flavour = flags.provider.unwrap_or_else(|| {
             let socket = flags.endpoint.as_ref().and_then(|path| path.file_name());
             let socket = socket.unwrap_or_default().to_string_lossy();
@@ -320,6 +208,19 @@ impl Config {
                 .to_owned()
         });
         let health_addr = Some(flags.health_addr).filter(|address| !address.is_empty());
+        let defaults = Defaults {
+            flavour,
+            address: flags.vault_addr.or_else(|| variable("ADDR")),
+            namespace: flags.vault_namespace.or_else(|| variable("NAMESPACE")),
+            auth_mount: flags.vault_mount,
+            tls,
+        };
+        policy.own = Own {
+            address: defaults.address.clone(),
+            namespace: defaults.namespace.clone(),
+            auth_mount: defaults.auth_mount.clone(),
+            tls: defaults.tls.clone(),
+        };
         Ok(Self {
             endpoint: flags
                 .endpoint
@@ -337,13 +238,8 @@ impl Config {
             hmac_secret_name: flags
                 .hmac_secret_name
                 .unwrap_or_else(|| format!("{name}-csi-provider-hmac-key")),
-            defaults: Defaults {
-                flavour,
-                address: flags.vault_addr.or_else(|| variable("ADDR")),
-                namespace: flags.vault_namespace.or_else(|| variable("NAMESPACE")),
-                auth_mount: flags.vault_mount,
-                tls,
-            },
+            defaults,
+            policy,
             state_dir_given: flags.state_dir.is_some(),
             state_dir: flags
                 .state_dir
@@ -366,14 +262,6 @@ impl Config {
             pod_namespace: own("POD_NAMESPACE"),
             notes: notes.into_iter().collect(),
         })
-    }
-}
-
-fn flavour(text: &str) -> Result<Flavour, String> {
-    match text {
-        "vault" => Ok(Flavour::Vault),
-        "openbao" | "bao" => Ok(Flavour::OpenBao),
-        _ => Err(format!("{text:?} is neither vault nor openbao")),
     }
 }
 

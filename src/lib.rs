@@ -14,6 +14,7 @@
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`paths`], [`pods`] | how we learn that a volume is gone |
 //! | [`params`] | strings to a typed request, once, with every fault told |
+//! | [`policy`] | what this installation lets a class choose |
 //! | [`mount`] | the use case: claim, log in, read, render, hand over, undo |
 //! | [`vault`] | the client of the server |
 //! | [`render`] | replies to files and versions; pure |
@@ -34,6 +35,7 @@ pub mod mount;
 pub mod params;
 pub mod paths;
 pub mod pods;
+pub mod policy;
 pub mod provider;
 pub mod redacted;
 pub mod registry;

@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use crate::metrics::Metrics;
 use crate::mount::{Mounted, Mounter};
 use crate::params::{self, Attributes, Defaults};
+use crate::policy::Policy;
 use crate::spec::MountSpec;
 use proto::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
 use proto::{File, MountRequest, MountResponse, ObjectVersion, VersionRequest, VersionResponse};
@@ -40,18 +41,25 @@ const LARGEST_REQUEST: usize = 3 * 1024 * 1024;
 pub struct Provider {
     mounter: Arc<Mounter>,
     defaults: Arc<Defaults>,
+    policy: Arc<Policy>,
     metrics: Metrics,
     /// Warnings that were told already: a class is parsed at every poll of every pod.
     told: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Provider {
-    /// A service over a mounter. `defaults` holds for what a class leaves out.
+    /// A service over a mounter. `defaults` holds for what a class leaves out, `policy` bounds what it says.
     #[must_use]
-    pub fn new(mounter: Arc<Mounter>, defaults: Defaults, metrics: Metrics) -> Self {
+    pub fn new(
+        mounter: Arc<Mounter>,
+        defaults: Defaults,
+        policy: Policy,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             mounter,
             defaults: Arc::new(defaults),
+            policy: Arc::new(policy),
             metrics,
             told: Arc::default(),
         }
@@ -104,6 +112,11 @@ impl Provider {
             status::of_faults(&faults)
         })?;
         self.tell(&parsed.spec, &parsed.warnings);
+        self.policy.check(&parsed.spec).map_err(|violation| {
+            let (namespace, class) = (&parsed.spec.pod.namespace, &parsed.spec.class);
+            warn!(namespace, class, %violation, "request refused");
+            Status::failed_precondition(violation.to_string())
+        })?;
         let outcome = self.mounter.mount(parsed.spec, parsed.tokens).await;
         match outcome.as_ref() {
             Ok(mounted) => Ok(response(mounted)),

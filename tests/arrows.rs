@@ -26,6 +26,7 @@ const PLAN: &[(&str, &[&str])] = &[
         "registry",
         &["clock", "grant", "metrics", "redacted", "spec"],
     ),
+    ("policy", &["spec"]),
     ("service_account", &["redacted", "spec"]),
     ("version_key", &["metrics", "redacted"]),
     ("paths", &["metrics", "registry", "spec"]),
@@ -48,9 +49,11 @@ const PLAN: &[(&str, &[&str])] = &[
     ),
     (
         "provider",
-        &["metrics", "mount", "params", "render", "spec", "vault"],
+        &[
+            "metrics", "mount", "params", "policy", "render", "spec", "vault",
+        ],
     ),
-    ("config", &["params", "spec", "telemetry"]),
+    ("config", &["params", "policy", "spec", "telemetry"]),
     (
         "app",
         &[

@@ -12,10 +12,16 @@ pub const SWITCHES: &[&str] = &[
     "vault-tls-skip-verify",
     "openbao-tls-skip-verify",
     "allow-disk-state-dir",
+    "allow-skip-tls-verify",
 ];
 
-/// The one flag whose empty value means something: no health server.
-const MEANT_EMPTY: &str = "health-addr";
+/// The flags whose empty value means something: no health server, nothing allowed.
+const MEANT_EMPTY: &[&str] = &[
+    "health-addr",
+    "allow-vault-address",
+    "allow-namespace",
+    "allow-auth-mount",
+];
 
 /// Rewrites arguments (without the program's name) so that clap reads them as Go would.
 ///
@@ -47,7 +53,7 @@ pub fn as_clap_reads(arguments: impl IntoIterator<Item = String>) -> Vec<String>
         }
         if name
             .strip_suffix('=')
-            .is_some_and(|name| name != MEANT_EMPTY && !SWITCHES.contains(&name))
+            .is_some_and(|name| !MEANT_EMPTY.contains(&name) && !SWITCHES.contains(&name))
         {
             continue;
         }
@@ -63,7 +69,7 @@ pub fn as_clap_reads(arguments: impl IntoIterator<Item = String>) -> Vec<String>
 }
 
 fn may_be_dropped(flag: &str) -> bool {
-    flag.trim_start_matches('-') != MEANT_EMPTY
+    !MEANT_EMPTY.contains(&flag.trim_start_matches('-'))
 }
 
 /// A boolean as Go's `strconv.ParseBool` reads it.

@@ -13,6 +13,8 @@ use super::worker::Worker;
 use crate::clock::Moment;
 use crate::grant::Term;
 
+/// How long at most nobody asks whether a server that was away is back.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// The longest that any answer is waited for: one that hangs takes a place from the others.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
 /// The least that any answer is waited for.
@@ -31,8 +33,9 @@ impl Worker {
         let lane = self.lanes.entry(address.clone());
         let lane = lane.or_insert_with(|| Lane::new(rate, now));
         lane.queue(task).waiting.insert((end, task));
-        // Thousands may come due while the server is away: one look at the clock is enough for all.
-        if lane.resume_at.is_none_or(|at| at <= now) {
+        // Thousands may come due while the server is away. One look is enough for all but the most urgent.
+        let first = lane.next(self.settings.in_flight, now);
+        if lane.resume_at.is_none_or(|at| at <= now) || first == Some((end, task)) {
             self.pump(&address);
         }
     }
@@ -109,7 +112,8 @@ impl Worker {
             if go_on <= now
                 && let Err(until) = self.keeper.admit(address, end)
             {
-                go_on = until.max(now.plus(Duration::from_millis(1)));
+                // A Mount may find it back before: it is asked again soon.
+                go_on = until.clamp(now.plus(Duration::from_millis(1)), now.plus(ASK_AGAIN));
             }
             if go_on > now {
                 lane.queue(task).waiting.insert(first);

@@ -70,6 +70,20 @@ async fn after_an_outage_the_earliest_end_comes_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_a_mount_finds_back_is_used_at_once() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    node.mount().await;
+    // Its next probe was said to be far away; then somebody else has found it back.
+    let far = node.clock.now().plus(50 * 60 * SECOND);
+    *node.server.closed_until.lock().unwrap() = Some(far);
+    pass(40 * 60 * SECOND).await;
+    assert_eq!(node.server.count("renew token"), 0);
+    *node.server.closed_until.lock().unwrap() = None;
+    pass(SECOND).await;
+    assert_eq!(node.server.count("renew token"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_polls_a_final_end_is_said_aloud_long_before_it_comes() {
     let node = Node::start(HOUR, 3 * HOUR);
     node.mount().await;

@@ -1,0 +1,189 @@
+//! The flags, as they are given: names, defaults and help.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+
+use super::{arguments, duration};
+use crate::params::Flavour;
+use crate::policy::{Own, Pattern, Policy};
+use crate::spec::Method;
+
+/// Whether pod tokens may be minted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TokenRequest {
+    /// Where the driver sent none and RBAC allows it.
+    Auto,
+    /// Never.
+    Never,
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// An object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// A Secrets Store CSI driver provider for HashiCorp Vault and OpenBao that keeps every lease alive while
+/// its volume is mounted and revokes it afterwards.
+#[derive(Parser)]
+#[command(name = "leasehold", disable_version_flag = true)]
+pub struct Flags {
+    /// Unix socket on which the driver's calls are served [default: /tmp/vault.sock or /tmp/openbao.sock]
+    #[arg(long)]
+    pub endpoint: Option<PathBuf>,
+    /// Serve as this provider [default: openbao where the socket's or program's name says so, else vault]
+    #[arg(long, value_parser = flavour)]
+    pub provider: Option<Flavour>,
+    /// Log at debug level (use -log-level=debug)
+    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
+    pub debug: bool,
+    /// Log level: off, error, warn, info, debug, trace
+    #[arg(long, default_value = "info")]
+    pub log_level: String,
+    /// Log format
+    #[arg(long, value_enum, default_value = "json")]
+    pub log_format: LogFormat,
+    /// Print the version and end
+    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
+    pub version: bool,
+    /// Format of the version: json, json-pretty, yaml
+    #[arg(long, default_value = "json")]
+    pub output: String,
+    /// Address of the health and metrics server; empty serves none
+    #[arg(long, default_value = ":8080")]
+    pub health_addr: String,
+    /// Kubernetes Secret with the key for object versions [default: <provider>-csi-provider-hmac-key]
+    #[arg(long)]
+    pub hmac_secret_name: Option<String>,
+    /// Accepted for the incumbent's sake, without effect: every mounted volume's token is kept
+    #[arg(long)]
+    pub cache_size: Option<i64>,
+    /// Address of the server
+    #[arg(long, alias = "openbao-addr")]
+    pub vault_addr: Option<String>,
+    /// Auth mount of the kubernetes or jwt method
+    #[arg(long, alias = "openbao-mount", default_value = "kubernetes")]
+    pub vault_mount: String,
+    /// Namespace of the server
+    #[arg(long, alias = "openbao-namespace")]
+    pub vault_namespace: Option<String>,
+    /// File of CA certificates, PEM
+    #[arg(long, alias = "openbao-tls-ca-cert")]
+    pub vault_tls_ca_cert: Option<PathBuf>,
+    /// Directory of such files
+    #[arg(long, alias = "openbao-tls-ca-directory")]
+    pub vault_tls_ca_directory: Option<PathBuf>,
+    /// Name that the server's certificate must bear
+    #[arg(long, alias = "openbao-tls-server-name")]
+    pub vault_tls_server_name: Option<String>,
+    /// Our certificate, PEM
+    #[arg(long, alias = "openbao-tls-client-cert")]
+    pub vault_tls_client_cert: Option<PathBuf>,
+    /// Our certificate's key, PEM
+    #[arg(long, alias = "openbao-tls-client-key")]
+    pub vault_tls_client_key: Option<PathBuf>,
+    /// Accept any certificate
+    #[arg(long, alias = "openbao-tls-skip-verify", action = clap::ArgAction::Set, value_parser = arguments::boolean, hide_possible_values = true)]
+    pub vault_tls_skip_verify: Option<bool>,
+    /// Addresses a class may name, besides -vault-addr; `*` stands for a part of a host. Given several
+    /// times or with commas; unset: any
+    #[arg(long, value_delimiter = ',', action = clap::ArgAction::Append)]
+    pub allow_vault_address: Option<Vec<String>>,
+    /// Namespaces a class may name, besides -vault-namespace
+    #[arg(long, value_delimiter = ',', action = clap::ArgAction::Append)]
+    pub allow_namespace: Option<Vec<String>>,
+    /// Auth mounts a class may name, besides -vault-mount
+    #[arg(long, value_delimiter = ',', action = clap::ArgAction::Append)]
+    pub allow_auth_mount: Option<Vec<String>>,
+    /// Methods a class may use: GET, POST, PUT
+    #[arg(long, value_delimiter = ',', action = clap::ArgAction::Append, value_parser = method)]
+    pub allow_method: Option<Vec<Method>>,
+    /// Directory that a class' CA and client certificate files must lie in
+    #[arg(long)]
+    pub allow_tls_files: Option<PathBuf>,
+    /// Whether a class may turn the check of certificates off
+    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "true", hide_possible_values = true)]
+    pub allow_skip_tls_verify: bool,
+    /// Directory of the journal, on tmpfs [default: /run/leasehold/<provider>]
+    #[arg(long)]
+    pub state_dir: Option<PathBuf>,
+    /// Let the journal lie on a disk (tokens are then written to it)
+    #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
+    pub allow_disk_state_dir: bool,
+    /// Largest size of the journal, in MiB
+    #[arg(long, default_value_t = 64)]
+    pub state_quota: usize,
+    /// kubelet's directory of pods, as this process sees it
+    #[arg(long, default_value = "/var/lib/kubelet/pods")]
+    pub kubelet_pods_dir: PathBuf,
+    /// Time between two looks at every mounted path
+    #[arg(long, value_parser = duration::parse, default_value = "5s")]
+    pub path_check_interval: Duration,
+    /// How long a path must be gone before its credentials are revoked
+    #[arg(long, value_parser = duration::parse, default_value = "2s")]
+    pub path_confirm: Duration,
+    /// How long a replaced credential lives on, at least
+    #[arg(long, value_parser = duration::parse, default_value = "60s")]
+    pub drain_after: Duration,
+    /// How long the session of a failed first mount waits for the driver's retry
+    #[arg(long, value_parser = duration::parse, default_value = "5m")]
+    pub park: Duration,
+    /// The driver's rotation poll interval, assumed until two polls were seen
+    #[arg(long, value_parser = duration::parse, default_value = "2m")]
+    pub poll_interval: Duration,
+    /// Deadline of the drain at shutdown
+    #[arg(long, value_parser = duration::parse, default_value = "25s")]
+    pub shutdown_timeout: Duration,
+    /// Renewals and revocations under way at once, for each address
+    #[arg(long, default_value_t = 16)]
+    pub renew_concurrency: usize,
+    /// Renewals and revocations started in a second at each address; 50 carry about 29 leases for each
+    /// second of their TTL
+    #[arg(long, default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
+    pub renew_rate: u32,
+    /// Whether a pod's token may be minted where the driver sent none
+    #[arg(long, value_enum, default_value = "auto")]
+    pub token_request: TokenRequest,
+}
+
+impl Flags {
+    /// What a class may choose, besides what we are configured with.
+    pub fn policy(&self) -> Policy {
+        let patterns = |texts: &Option<Vec<String>>| {
+            let texts = texts.as_ref()?;
+            let given = texts.iter().filter(|text| !text.trim().is_empty());
+            Some(given.map(|text| Pattern::new(text)).collect())
+        };
+        Policy {
+            addresses: patterns(&self.allow_vault_address),
+            namespaces: patterns(&self.allow_namespace),
+            auth_mounts: patterns(&self.allow_auth_mount),
+            methods: self.allow_method.clone(),
+            tls_files: self.allow_tls_files.clone(),
+            forbid_skip_verify: !self.allow_skip_tls_verify,
+            own: Own::default(),
+        }
+    }
+}
+
+fn flavour(text: &str) -> Result<Flavour, String> {
+    match text {
+        "vault" => Ok(Flavour::Vault),
+        "openbao" | "bao" => Ok(Flavour::OpenBao),
+        _ => Err(format!("{text:?} is neither vault nor openbao")),
+    }
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    match text.to_ascii_uppercase().as_str() {
+        "GET" => Ok(Method::Get),
+        "POST" => Ok(Method::Post),
+        "PUT" => Ok(Method::Put),
+        _ => Err(format!("{text:?} is none of GET, POST, PUT")),
+    }
+}
