@@ -110,7 +110,7 @@ pub async fn login(
     };
     let name = login_name(login);
     let asked = asked(&name, endpoint);
-    let reply = send_typed(transport, endpoint, asked, &typed, None, None).await;
+    let reply = send_typed(transport, endpoint, asked, &typed, None, None, Some(jwt)).await;
     // The request type keeps the token in a plain string: it is wiped here.
     zeroize::Zeroize::zeroize(&mut { typed }.jwt);
     let reply = reply?;
@@ -175,7 +175,7 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
         token: None,
         patience: None,
     };
-    let reply = transport.send(&whole, call).await;
+    let reply = transport.send(&whole, &call).await;
     reply.is_ok_and(|reply| matches!(reply.status, 200..=299 | 429 | 472 | 473))
 }
 
@@ -202,7 +202,7 @@ pub async fn read(
         token: Some(token),
         patience: None,
     };
-    let reply = send(transport, endpoint, asked, call).await?;
+    let reply = send(transport, endpoint, asked, call, None).await?;
     if reply.body.expose().is_empty() {
         return Err(VaultError::new(Kind::Empty, asked, "the reply is empty"));
     }
@@ -288,7 +288,16 @@ pub async fn renew_self(
     };
     let asked = asked("POST auth/token/renew-self", endpoint);
     let patience = Some(patience);
-    let reply = send_typed(transport, endpoint, asked, &typed, Some(token), patience).await?;
+    let reply = send_typed(
+        transport,
+        endpoint,
+        asked,
+        &typed,
+        Some(token),
+        patience,
+        None,
+    )
+    .await?;
     let mut parsed: Auth = parse(asked, &reply)?;
     let mut auth = parsed
         .auth
@@ -316,7 +325,7 @@ pub async fn renew_lease(
     let asked = asked("POST sys/leases/renew", endpoint);
     let mut call = post("sys/leases/renew", &body, token);
     call.patience = Some(patience);
-    let reply = send(transport, endpoint, asked, call).await?;
+    let reply = send(transport, endpoint, asked, call, None).await?;
     let lease: Lease = parse(asked, &reply)?;
     Ok(renewal(
         sent,
@@ -336,7 +345,16 @@ pub async fn revoke_self(
     let asked = asked("POST auth/token/revoke-self", endpoint);
     let typed = RevokeTokenSelfRequest {};
     let patience = Some(patience);
-    send_typed(transport, endpoint, asked, &typed, Some(token), patience).await?;
+    send_typed(
+        transport,
+        endpoint,
+        asked,
+        &typed,
+        Some(token),
+        patience,
+        None,
+    )
+    .await?;
     Ok(())
 }
 
@@ -352,7 +370,7 @@ pub async fn revoke_lease(
     let asked = asked("POST sys/leases/revoke", endpoint);
     let mut call = post("sys/leases/revoke", &body, token);
     call.patience = Some(patience);
-    send(transport, endpoint, asked, call).await?;
+    send(transport, endpoint, asked, call, None).await?;
     Ok(())
 }
 
@@ -408,6 +426,7 @@ async fn send_typed(
     typed: &impl Typed,
     token: Option<&Secret>,
     patience: Option<Duration>,
+    hidden: Option<&Secret>,
 ) -> Result<Reply, VaultError> {
     let unusable = |_| VaultError::new(Kind::Settings, asked, "the request cannot be written");
     let path = typed.path();
@@ -420,7 +439,7 @@ async fn send_typed(
         token,
         patience,
     };
-    send(transport, endpoint, asked, call).await
+    send(transport, endpoint, asked, call, hidden).await
 }
 
 async fn send(
@@ -428,14 +447,17 @@ async fn send(
     endpoint: &Endpoint,
     asked: Asked<'_>,
     call: Call<'_>,
+    hidden: Option<&Secret>,
 ) -> Result<Reply, VaultError> {
-    let reply = transport.send(endpoint, call).await;
+    let reply = transport.send(endpoint, &call).await;
     let reply = reply.map_err(|error| VaultError::of_sending(asked, &error))?;
     if (200..300).contains(&reply.status) {
-        Ok(reply)
-    } else {
-        Err(VaultError::of_reply(asked, &reply))
+        return Ok(reply);
     }
+    // A plugin that repeats what it was asked would tell the token to all who may read the pod's events.
+    let hidden = call.token.into_iter().chain(hidden);
+    let hidden: Vec<&str> = hidden.map(Secret::expose).collect();
+    Err(VaultError::of_reply(asked, &reply, &hidden))
 }
 
 fn parse<'a, T: Deserialize<'a>>(asked: Asked<'_>, reply: &'a Reply) -> Result<T, VaultError> {

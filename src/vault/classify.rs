@@ -97,7 +97,7 @@ mod tests {
             address: "http://vault",
             namespace: None,
         };
-        VaultError::of_reply(asked, &reply)
+        VaultError::of_reply(asked, &reply, &["s.token"])
     }
 
     fn kind(error: &KeepError) -> &'static str {
@@ -198,5 +198,26 @@ mod tests {
             revocation(&failed(429, "slow down")).as_ref().map_err(kind),
             Err("transient")
         );
+    }
+
+    #[test]
+    fn a_long_text_is_sorted_by_its_end_and_shown_by_its_beginning() {
+        let long = format!("{} past the max TTL, cannot renew", "x".repeat(500));
+        let error = failed(400, &long);
+        assert_eq!(kind(&renewal(&error)), "not renewable");
+        let shown = error.to_string();
+        assert!(shown.contains(&"x".repeat(300)) && !shown.contains(&"x".repeat(301)));
+    }
+
+    #[test]
+    fn our_token_is_struck_out_of_the_servers_words() {
+        let shown = failed(400, "bad token s.token, s.token!").to_string();
+        assert!(shown.contains("bad token [hidden], [hidden]!"), "{shown}");
+        let other = "of hvs.CAESIJ1234567890abcdefGH: eyJhbGciOiJSUzI1NiIsImtpZCI6.eyJhdWQi.c2ln";
+        let shown = failed(403, other).to_string();
+        assert!(shown.contains("of [hidden]: [hidden]: "), "{shown}");
+        // These are words.
+        let plain = "s.o.s. at pods.example and sys/leases/renew of b.example.com";
+        assert!(failed(403, plain).to_string().contains(plain));
     }
 }

@@ -7,8 +7,15 @@ use serde::Deserialize;
 
 use super::transport::{Reply, SendError};
 
-/// As much of the server's own words as a message carries.
-const LONGEST_TEXT: usize = 300;
+/// As much of the server's own words as a message carries, in characters.
+const SHOWN: usize = 300;
+/// As much of them as is kept to be sorted by: what matters may stand at their end.
+const KEPT: usize = 4096;
+
+/// In the place of what must not be shown.
+const HIDDEN: &str = "[hidden]";
+/// The characters of a token after its prefix, at least.
+const SHORTEST_TOKEN: usize = 20;
 
 /// What kind of failure it is; the edges decide by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +87,8 @@ pub struct Asked<'a> {
 }
 
 impl VaultError {
-    /// A reply whose status is no success.
-    pub(super) fn of_reply(asked: Asked<'_>, reply: &Reply) -> Self {
+    /// A reply whose status is no success. What is `hidden` is struck out of the server's words.
+    pub(super) fn of_reply(asked: Asked<'_>, reply: &Reply, hidden: &[&str]) -> Self {
         use VaultErrorKind as Kind;
         let body = serde_json::from_slice::<Body>(reply.body.expose()).ok();
         let sealed = |text: &str| text.contains("sealed");
@@ -93,7 +100,7 @@ impl VaultError {
                 .chain(warnings)
                 .map(String::as_str)
                 .collect();
-            clean(&texts.join("; "))
+            clean(&without(texts.join("; "), hidden))
         });
         let deleted = body.as_ref().is_some_and(|body| body.data.is_some());
         let kind = match reply.status {
@@ -195,7 +202,7 @@ impl VaultError {
         self.0.status
     }
 
-    /// The server's own words, cleaned and cut.
+    /// The server's own words, cleaned.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.0.text
@@ -254,7 +261,10 @@ impl fmt::Display for VaultError {
         if let Some(status) = self.0.status {
             write!(f, "status {status}: ")?;
         }
-        if !self.0.text.is_empty() {
+        let mut shown = self.0.text.char_indices().map(|(at, _)| at);
+        if let Some(cut) = shown.nth(SHOWN) {
+            write!(f, "{}…: ", self.0.text.get(..cut).unwrap_or_default())?;
+        } else if !self.0.text.is_empty() {
             write!(f, "{}: ", self.0.text)?;
         }
         f.write_str(self.advice())
@@ -263,12 +273,38 @@ impl fmt::Display for VaultError {
 
 impl std::error::Error for VaultError {}
 
+/// Strikes out what is hidden, and whatever looks like a token: it may be another pod's.
+fn without(text: String, hidden: &[&str]) -> String {
+    let hidden = hidden.iter().filter(|secret| !secret.is_empty());
+    let text = hidden.fold(text, |text, secret| text.replace(secret, HIDDEN));
+    let is_word = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some(first) = rest.chars().next() {
+        let end = rest.find(|c| is_word(c) != is_word(first));
+        let (part, after) = rest.split_at(end.unwrap_or(rest.len()));
+        shown.push_str(if is_token(part) { HIDDEN } else { part });
+        rest = after;
+    }
+    shown
+}
+
+/// `hvs.`, `s.` and their like (OpenBao `sdk/helper/consts/token_consts.go`), and JSON Web Tokens.
+fn is_token(word: &str) -> bool {
+    let of_server = ["hvs.", "hvb.", "hvr.", "s.", "b.", "r."];
+    let secret = of_server
+        .iter()
+        .find_map(|prefix| word.strip_prefix(prefix));
+    secret.is_some_and(|secret| secret.len() >= SHORTEST_TOKEN)
+        || (word.starts_with("eyJ") && word.len() >= SHORTEST_TOKEN)
+}
+
 /// One line, no control characters, not long; the server's own list decoration goes.
 pub(super) fn clean(text: &str) -> String {
     let line: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })
-        .take(LONGEST_TEXT)
+        .take(KEPT)
         .collect();
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -121,11 +121,11 @@ impl Transport {
 
     /// Sends once. A redirect (a standby that names its leader) is followed once, never from https to
     /// http, and the token goes with it.
-    pub async fn send(&self, endpoint: &Endpoint, call: Call<'_>) -> Result<Reply, SendError> {
+    pub async fn send(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Reply, SendError> {
         let uri = uri(&endpoint.address, call.path, call.query)?;
         let pool = self.pool(&endpoint.address, &endpoint.tls)?;
         let exchange = async {
-            let request = request(endpoint, &call, &uri)?;
+            let request = request(endpoint, call, &uri)?;
             let response = once(&pool, request).await?;
             if response.status() != StatusCode::TEMPORARY_REDIRECT {
                 return read(response).await;
@@ -134,7 +134,7 @@ impl Transport {
             // Another host, perhaps, so another pool: its name is checked by the same CA.
             let leader = address_of(&target);
             let pool = self.pool(&leader, &endpoint.tls)?;
-            read(once(&pool, request_to(endpoint, &call, &target)?).await?).await
+            read(once(&pool, request_to(endpoint, call, &target)?).await?).await
         };
         let usual = self.request_timeout;
         let patience = call.patience.map_or(usual, |asked| asked.min(usual));
@@ -418,7 +418,7 @@ mod tests {
             patience: None,
         };
         let second = Duration::from_secs(1);
-        let sent = Transport::new(second, second).send(&endpoint, call).await;
+        let sent = Transport::new(second, second).send(&endpoint, &call).await;
         assert!(matches!(sent, Err(SendError::Settings(_))));
     }
 }
