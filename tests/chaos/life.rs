@@ -13,6 +13,8 @@ use crate::support::driver::{Driver, Volume, request, written};
 
 /// As kubelet: again, this much later.
 const AGAIN: Duration = Duration::from_millis(150);
+/// The confirmation period of [`crate::support::daemon::Node::new`].
+const CONFIRM: Duration = Duration::from_millis(200);
 /// A first mount that is not answered by then is given up, as its pod is deleted.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -109,9 +111,17 @@ impl<'a> Pod<'a> {
             Step::Blink(away) => {
                 let (there, aside) = (self.volume.target(), self.volume.directory.join("aside"));
                 std::fs::rename(&there, &aside).unwrap();
+                let gone = Instant::now();
                 tokio::time::sleep(away).await;
                 std::fs::rename(&aside, &there).unwrap();
                 self.site.report.count("blinks");
+                // A machine that stood still in between has made an unmount of it.
+                if gone.elapsed() > CONFIRM / 2 {
+                    self.site
+                        .report
+                        .count("blinks that took too long to be one");
+                    self.expected = None;
+                }
             }
         }
     }
