@@ -31,6 +31,8 @@ pub struct Pod<'a> {
     /// The credentials of the first answer: they stay while the login stays.
     expected: Option<(String, String)>,
     mounted: bool,
+    /// Its path was away for so long that it was an unmount; the next answer begins anew.
+    unmounted: bool,
 }
 
 impl<'a> Pod<'a> {
@@ -46,6 +48,7 @@ impl<'a> Pod<'a> {
             edited: false,
             expected: None,
             mounted: false,
+            unmounted: false,
         }
     }
 
@@ -120,7 +123,7 @@ impl<'a> Pod<'a> {
                     self.site
                         .report
                         .count("blinks that took too long to be one");
-                    self.expected = None;
+                    self.unmounted = true;
                 }
             }
         }
@@ -162,8 +165,9 @@ impl<'a> Pod<'a> {
             }
             Ok(()) => {
                 self.mounted = true;
-                if self.shown_role != self.role {
+                if self.shown_role != self.role || std::mem::take(&mut self.unmounted) {
                     // Nothing that was read under the old login is served any more.
+                    self.unmounted = false;
                     self.shown_role = self.role;
                     self.expected = None;
                 }
@@ -194,7 +198,7 @@ impl<'a> Pod<'a> {
 
     /// Compares the files with what they should be.
     pub fn look(&mut self) {
-        if !self.mounted {
+        if !self.mounted || self.unmounted {
             return;
         }
         let pair = (self.volume.text("username"), self.volume.text("password"));
