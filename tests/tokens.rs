@@ -98,6 +98,43 @@ async fn a_token_with_counted_uses_serves_one_mount_and_is_used_for_nothing_else
 }
 
 #[tokio::test]
+async fn a_token_without_the_default_policy_is_no_reason_to_log_in_again_and_again() {
+    let world = World::with(Setup {
+        role: json!({ "token_no_default_policy": true, "token_ttl": "8s" }),
+        ..Setup::default()
+    })
+    .await;
+    let volume = world.volume("web");
+    world.mount(&volume, &class(DATABASE)).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.mount(&volume, &class(DATABASE)).await;
+        assert!(logs_in(&world, &volume), "{}", world.log());
+    }
+    // The renewal at half its time was forbidden; it is replaced two polls before its end, not before.
+    assert_eq!(world.logins(), 1, "{}", world.log());
+    assert!(world.log().contains("cannot be renewed"), "{}", world.log());
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.mount(&volume, &class(DATABASE)).await;
+        assert!(logs_in(&world, &volume), "{}", world.log());
+    }
+    assert_eq!(world.logins(), 2, "{}", world.log());
+    volume.unmount();
+    world
+        .until("it is said", || {
+            world.log().contains("may not revoke itself")
+        })
+        .await;
+    assert_eq!(world.node.journalled(), 1, "it is not forgotten");
+    // It ends by itself, and is tried until then.
+    world.until_nothing_lives().await;
+    world
+        .until("and then it is over", || world.node.journalled() == 0)
+        .await;
+}
+
+#[tokio::test]
 async fn a_reply_that_is_no_secret_is_told_apart_and_leaves_nothing() {
     let world = World::new().await;
     let more = r#"

@@ -269,8 +269,9 @@ impl Volume {
     }
 
     /// An answer was given to a driver that was there: the first of what has been replaced since the one
-    /// before, the second of what was replaced earlier.
-    pub fn answered(&mut self, now: Moment) {
+    /// before, the second of what was replaced earlier. Tells whether that has changed anything.
+    pub fn answered(&mut self, now: Moment) -> bool {
+        let mut changed = false;
         for (duty, _) in self.duties() {
             if let Duty::Draining {
                 since,
@@ -281,10 +282,12 @@ impl Volume {
                 if *answered && !*confirmed {
                     *confirmed = true;
                     *since = now;
+                    changed = true;
                 }
-                *answered = true;
+                changed |= !std::mem::replace(answered, true);
             }
         }
+        changed
     }
 
     /// Moves on what has drained for long enough and is confirmed.

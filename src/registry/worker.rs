@@ -158,8 +158,8 @@ impl Worker {
                 let now = self.clock.now();
                 if let Some(key) = self.keys.get(&volume).copied()
                     && let Some(volume) = self.volumes.get_mut(&key)
+                    && volume.answered(now)
                 {
-                    volume.answered(now);
                     self.changed(key, None);
                 }
             }
