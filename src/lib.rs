@@ -9,6 +9,7 @@
 //! | room | what it owns |
 //! |---|---|
 //! | [`config`], [`telemetry`] | flags and environment; the log |
+//! | [`check`] | `leasehold check` and `leasehold schema`: classes judged without a cluster |
 //! | [`app`] | the wiring: what starts, and in which order it stops |
 //! | [`provider`] | the gRPC edge: messages, the socket, the table of codes |
 //! | [`admin`] | health and metrics over HTTP |
@@ -26,6 +27,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod check;
 pub mod clock;
 pub mod config;
 pub mod events;

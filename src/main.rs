@@ -3,11 +3,20 @@
 use std::process::ExitCode;
 
 use leasehold::app::{self, App};
+use leasehold::check;
 use leasehold::config::{Command, Config};
 use leasehold::telemetry;
 use tracing::{error, info};
 
 fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("check") => return check::run(std::env::args().skip(1)),
+        Some("schema") => {
+            println!("{:#}", check::schema::objects());
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
     let config = match Config::from_args(std::env::args()) {
         Ok(Command::Serve(config)) => config,
         Ok(Command::Print(text)) => {

@@ -19,6 +19,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 pub use self::fault::{Fault, Faults};
+pub use self::objects::FIELDS;
 pub use self::tokens::{PodToken, PodTokens};
 use crate::spec::{Login, MountSpec, Pod, Tls, VolumeId};
 
@@ -140,6 +141,7 @@ pub fn parse(
     if !reader.faults.is_empty() {
         return Err(Faults {
             faults: reader.faults,
+            warnings: reader.warnings,
             expired_token: false,
         });
     }
@@ -206,6 +208,7 @@ impl Reader {
     fn new(attributes: &str) -> Result<Self, Faults> {
         let only = |problem: String, fix: &str| Faults {
             faults: vec![Fault::new("attributes", problem, fix)],
+            warnings: Vec::new(),
             expired_token: false,
         };
         let broken = "this is for the CSI driver to write; see its log";
@@ -321,8 +324,9 @@ impl Reader {
     }
 }
 
-/// `vaultAddress`, `baoAddress`, `openbaoAddress`.
-fn spellings(name: &str) -> Vec<String> {
+/// `vaultAddress`, `baoAddress`, `openbaoAddress`: the names that a parameter may bear.
+#[must_use]
+pub fn spellings(name: &str) -> Vec<String> {
     match name.strip_prefix("vault") {
         Some(rest) => ["vault", "bao", "openbao"]
             .map(|prefix| format!("{prefix}{rest}"))

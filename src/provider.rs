@@ -108,7 +108,7 @@ impl Provider {
         };
         let parsed = params::parse(&attributes, &self.defaults, SystemTime::now());
         let parsed = parsed.map_err(|faults| {
-            warn!(target_path = request.target_path, %faults, "request refused");
+            warn!(target_path = request.target_path, %faults, warnings = ?faults.warnings, "request refused");
             status::of_faults(&faults)
         })?;
         self.tell(&parsed.spec, &parsed.warnings);

@@ -53,6 +53,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "metrics", "mount", "params", "policy", "render", "spec", "vault",
         ],
     ),
+    ("check", &["params", "spec"]),
     ("config", &["params", "policy", "spec", "telemetry"]),
     (
         "app",

@@ -54,6 +54,8 @@ impl fmt::Display for Fault {
 pub struct Faults {
     /// Of the class and the request; never empty in an error, unless the token is the only fault.
     pub faults: Vec<Fault>,
+    /// Legal, but probably not meant: an unknown name may be the missing one, misspelt.
+    pub warnings: Vec<String>,
     /// The class is right, but the pod's token has expired.
     pub expired_token: bool,
 }

@@ -39,14 +39,15 @@ pub fn parse(
             Err(error) => {
                 let place = error.location();
                 let (line, column) = place.map_or((0, 0), |at| (at.line(), at.column()));
-                faults.push(
-                    Fault::new(
-                        "objects",
-                        format!("cannot be read: {}", said(&error)),
-                        "write a YAML list of objects with objectName and secretPath",
-                    )
-                    .at(line, column),
-                );
+                // The form that other providers of the driver want.
+                let nested = text.trim_start().starts_with("array:");
+                let fix = if nested {
+                    "leave `array:` out and list the objects themselves"
+                } else {
+                    "write a YAML list of objects with objectName and secretPath"
+                };
+                let problem = format!("cannot be read: {}", said(&error));
+                faults.push(Fault::new("objects", problem, fix).at(line, column));
                 return Vec::new();
             }
         };

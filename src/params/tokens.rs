@@ -56,6 +56,7 @@ pub fn unexpired(token: &OfferedToken, audience: &str, now: SystemTime) -> Resul
             format!("the token for audience {audience:?} expired at {expires}"),
             "set `requiresRepublish: true` on the CSIDriver object, so that kubelet sends fresh ones, and check the node's clock",
         )],
+        warnings: Vec::new(),
         expired_token: true,
     })
 }

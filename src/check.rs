@@ -1,0 +1,212 @@
+//! `leasehold check FILE…`: SecretProviderClasses of manifests, judged without a cluster by the daemon's own
+//! parser, so that the two cannot disagree. `leasehold schema`: what editors need to know of `objects`.
+
+mod advice;
+mod manifest;
+mod report;
+pub mod schema;
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use clap::{Parser, ValueEnum};
+use serde_json::json;
+
+use self::advice::About;
+use self::manifest::{Class, Document};
+use self::report::{Finding, Level};
+use crate::params::{self, Attributes, Defaults, Fault, Flavour};
+use crate::spec::Tls;
+
+/// How findings are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// A line each, for people and editors: `file:line:column: level: text`.
+    Text,
+    /// One JSON list.
+    Json,
+    /// SARIF 2.1.0, for code review.
+    Sarif,
+}
+
+/// Check SecretProviderClasses of manifests without a cluster
+#[derive(Parser)]
+#[command(name = "leasehold check", bin_name = "leasehold check")]
+struct Flags {
+    /// Manifests in YAML or JSON; `-` is the standard input
+    #[arg(required = true)]
+    files: Vec<String>,
+    /// How findings are written
+    #[arg(long, value_enum, default_value = "text")]
+    output: Output,
+    /// Let warnings count as faults
+    #[arg(long)]
+    deny_warnings: bool,
+    /// Served as this provider: `vault` or `openbao`; classes of neither are passed over
+    #[arg(long)]
+    provider: Option<String>,
+}
+
+/// Runs the command over its arguments, with the program's name in front.
+///
+/// Exit code 0 where every class is valid, 1 where one is wrong, 2 where it could not run.
+#[must_use]
+pub fn run(arguments: impl IntoIterator<Item = String>) -> ExitCode {
+    let flags = match Flags::try_parse_from(arguments) {
+        Ok(flags) => flags,
+        Err(told) => {
+            // Asked for help, or misused: clap knows the stream. There is nobody else to tell.
+            let _ = told.print();
+            return ExitCode::from(if told.use_stderr() { 2 } else { 0 });
+        }
+    };
+    let mut findings = Vec::new();
+    let mut classes = 0;
+    for file in &flags.files {
+        match read(file) {
+            Ok(text) => {
+                let mut found = Vec::new();
+                classes += check(file, &text, flags.provider.as_deref(), &mut found);
+                found.sort_by_key(|finding| finding.place);
+                findings.extend(found);
+            }
+            Err(error) => {
+                eprintln!("{file}: {error}");
+                return ExitCode::from(2);
+            }
+        }
+    }
+    let text = report::write(&findings, classes, flags.output);
+    if let Err(error) = io::stdout().write_all(text.as_bytes()) {
+        eprintln!("the standard output: {error}");
+        return ExitCode::from(2);
+    }
+    let wrong = findings.iter().any(|finding| match finding.level {
+        Level::Error => true,
+        Level::Warning => flags.deny_warnings,
+        Level::Note => false,
+    });
+    ExitCode::from(u8::from(wrong))
+}
+
+fn read(file: &str) -> io::Result<String> {
+    if file == "-" {
+        let mut text = String::new();
+        io::stdin().read_to_string(&mut text)?;
+        return Ok(text);
+    }
+    fs::read_to_string(Path::new(file))
+}
+
+/// Adds what is found in a file; tells how many classes it has.
+fn check(file: &str, text: &str, provider: Option<&str>, findings: &mut Vec<Finding>) -> usize {
+    let mut classes = 0;
+    for document in manifest::documents(text) {
+        match document {
+            Document::Broken { place, problem } => {
+                findings.push(Finding::error(file, place, "", problem));
+            }
+            Document::Class(class) => {
+                let served = class.provider.as_deref().unwrap_or_default();
+                let ours =
+                    provider.map_or(matches!(served, "vault" | "openbao"), |ours| ours == served);
+                if ours {
+                    classes += 1;
+                    judge(file, &class, findings);
+                } else {
+                    let text = format!("provider {served:?} is another's: passed over");
+                    findings.push(Finding::note(file, class.place, &class.name, text));
+                }
+            }
+            Document::Driver(driver) => {
+                for (place, text) in advice::of_driver(&driver) {
+                    findings.push(Finding::warning(file, place, &driver.name, text));
+                }
+            }
+        }
+    }
+    classes
+}
+
+/// Asks the daemon's parser what it would say of a class, as if a pod mounted it.
+fn judge(file: &str, class: &Class, findings: &mut Vec<Finding>) {
+    for (name, place) in &class.not_text {
+        let text = format!("{name}: is no string: quote it");
+        findings.push(Finding::error(file, *place, &class.name, text));
+    }
+    let attributes = attributes(class);
+    let message = Attributes {
+        attributes: &attributes,
+        secrets: "{}",
+        target_path: "/var/lib/kubelet/pods/uid/volumes/kubernetes.io~csi/secrets/mount",
+        permission: "420",
+    };
+    let openbao = class.provider.as_deref() == Some("openbao");
+    let defaults = Defaults {
+        flavour: if openbao {
+            Flavour::OpenBao
+        } else {
+            Flavour::Vault
+        },
+        address: None,
+        namespace: None,
+        auth_mount: "kubernetes".to_owned(),
+        tls: Tls::default(),
+    };
+    match params::parse(&message, &defaults, SystemTime::now()) {
+        Ok(parsed) => {
+            findings.extend(unknown(file, class, parsed.warnings));
+            for (about, text) in advice::of_class(&parsed.spec) {
+                let place = match about {
+                    About::Parameter(name) => class.place_of(name),
+                    About::Object(name) => class.place_of_object(name),
+                };
+                findings.push(Finding::warning(file, place, &class.name, text));
+            }
+        }
+        Err(faults) => {
+            findings.extend(unknown(file, class, faults.warnings));
+            for fault in faults.faults {
+                let place = class.place_of_fault(&fault);
+                let Fault {
+                    field,
+                    problem,
+                    fix,
+                    ..
+                } = fault;
+                let text = format!("{field}: {problem}: {fix}");
+                findings.push(Finding::error(file, place, &class.name, text));
+            }
+        }
+    }
+}
+
+fn unknown(file: &str, class: &Class, warnings: Vec<String>) -> impl Iterator<Item = Finding> {
+    warnings.into_iter().map(move |text| {
+        let place = class.place_of_name(&text);
+        Finding::warning(file, place, &class.name, text)
+    })
+}
+
+/// The attributes as the driver would compose them. Without a token: whose it
+/// would be is not the class' affair.
+fn attributes(class: &Class) -> String {
+    let mut map = serde_json::Map::new();
+    for (name, value) in &class.parameters {
+        map.insert(name.clone(), json!(value));
+    }
+    for (name, value) in [
+        ("csi.storage.k8s.io/pod.name", "pod"),
+        ("csi.storage.k8s.io/pod.namespace", "namespace"),
+        ("csi.storage.k8s.io/pod.uid", "uid"),
+        ("csi.storage.k8s.io/serviceAccount.name", "default"),
+        ("csi.storage.k8s.io/ephemeral", "true"),
+        ("secretProviderClass", class.name.as_str()),
+    ] {
+        map.insert(name.to_owned(), json!(value));
+    }
+    serde_json::Value::Object(map).to_string()
+}
