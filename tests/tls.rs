@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
-use dev_vault::{DevVault, Options, ServiceAccounts};
+use dev_vault::{Action, DevVault, Fault, Options, ServiceAccounts};
 use serde_json::{Value, json};
 use support::admin::Admin;
 use support::daemon::{Daemon, Node};
@@ -157,4 +157,127 @@ async fn the_matrix_of_trust() {
         assert_eq!(got, *code, "{parameters:?}: {message}");
         assert!(message.contains(told), "{told:?} in {message:?}");
     }
+}
+
+#[tokio::test]
+async fn files_that_are_rotated_are_read_again_without_a_restart() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    // As a Secret is mounted: the files change behind one link.
+    let put = |version: &str, text: &str| {
+        let fresh = directory.path().join(version);
+        fs::create_dir(&fresh).unwrap();
+        fs::write(fresh.join("ca.crt"), text).unwrap();
+        let link = directory.path().join("..data_tmp");
+        std::os::unix::fs::symlink(version, &link).unwrap();
+        fs::rename(link, directory.path().join("..data")).unwrap();
+    };
+    let other = rcgen::generate_simple_self_signed(vec!["other".to_owned()]).unwrap();
+    put("..1", &other.cert.pem());
+    std::os::unix::fs::symlink("..data/ca.crt", directory.path().join("ca.crt")).unwrap();
+    let file = directory.path().join("ca.crt").display().to_string();
+    let whole = directory.path().join("..data/").display().to_string();
+    for trusted in [
+        ("vaultCACertPath", file.as_str()),
+        ("vaultCADirectory", &whole),
+    ] {
+        let refused = world.mount(&[trusted]).await;
+        assert!(refused.is_err_and(|(code, _)| code == Code::Unavailable));
+    }
+    put("..2", world.vault.ca_pem());
+    for trusted in [
+        ("vaultCACertPath", file.as_str()),
+        ("vaultCADirectory", &whole),
+    ] {
+        assert_eq!(world.mount(&[trusted]).await, Ok(1), "{trusted:?}");
+    }
+    // Half of a rotation: what was read before serves on.
+    put("..3", "half of a certifi");
+    assert_eq!(world.mount(&[("vaultCACertPath", &file)]).await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_once_and_from_https_to_https_alone() {
+    let (standby, leader) = (World::new().await, World::new().await);
+    let plain = DevVault::start(Options::default()).await.unwrap();
+    let trust = format!("{}{}", standby.vault.ca_pem(), leader.vault.ca_pem());
+    let login = "/v1/auth/kubernetes/login";
+    let redirect = |to: &str| {
+        standby.vault.faults().clear();
+        let fault = Action::Redirect(format!("{to}{login}"));
+        let path = "auth/kubernetes/login";
+        standby.vault.faults().push(Fault::at(path, fault));
+    };
+    // The leader asks its own API server about the token, so it refuses it; but it is asked.
+    redirect(&leader.vault.url());
+    let before = leader.vault.calls().len();
+    let told = standby
+        .mount(&[("vaultCACert", &trust)])
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(leader.vault.calls().len() - before, 1, "{told:?}");
+    // Without the leader's CA it is not.
+    let told = standby
+        .mount(&[("vaultCACert", standby.vault.ca_pem())])
+        .await
+        .err()
+        .unwrap();
+    assert!(told.1.contains("invalid peer certificate"), "{told:?}");
+    redirect(&plain.url());
+    let told = standby
+        .mount(&[("vaultCACert", &trust)])
+        .await
+        .err()
+        .unwrap();
+    assert!(told.1.contains("plain http"), "{told:?}");
+    assert_eq!(plain.calls(), [], "nobody has seen the token");
+    // A circle is not gone round.
+    redirect(&standby.vault.url());
+    let told = standby
+        .mount(&[("vaultCACert", &trust)])
+        .await
+        .err()
+        .unwrap();
+    assert!(
+        told.1.contains("307") || told.1.contains("redirect"),
+        "{told:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_class_certificate_does_not_go_with_the_daemons_key() {
+    let world = World::new().await;
+    let directory = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap();
+    let (certificate, key) = (
+        directory.path().join("c.crt"),
+        directory.path().join("c.key"),
+    );
+    fs::write(&certificate, made.cert.pem()).unwrap();
+    fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let flags = [
+        format!("-vault-tls-client-cert={}", certificate.display()),
+        format!("-vault-tls-client-key={}", key.display()),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    let node = Node::new(&world.vault.url(), &flags);
+    let daemon = node.start().await;
+    let driver = Driver::dial(&node.socket());
+    let world = World {
+        driver,
+        node,
+        _daemon: daemon,
+        ..world
+    };
+    let ca = ("vaultCACert", world.vault.ca_pem());
+    assert_eq!(world.mount(&[ca]).await, Ok(1), "both are the daemon's");
+    let own = certificate.display().to_string();
+    let told = world
+        .mount(&[ca, ("vaultTLSClientCertPath", &own)])
+        .await
+        .err()
+        .unwrap();
+    assert_eq!(told.0, Code::InvalidArgument);
+    assert!(told.1.contains("go together"), "{told:?}");
 }

@@ -79,9 +79,11 @@ impl Reader {
         }
         tls.server_name = self.take("vaultTLSServerName").or(tls.server_name);
         let certificate = self.take("vaultTLSClientCertPath").map(PathBuf::from);
-        tls.client_certificate = certificate.or(tls.client_certificate);
         let key = self.take("vaultTLSClientKeyPath").map(PathBuf::from);
-        tls.client_key = key.or(tls.client_key);
+        if certificate.is_some() || key.is_some() {
+            // Never a tenant's certificate with the daemon's own key.
+            (tls.client_certificate, tls.client_key) = (certificate, key);
+        }
         if let Some(text) = self.take("vaultSkipTLSVerify") {
             match boolean(&text) {
                 Some(value) => tls.skip_verify = value,

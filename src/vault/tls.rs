@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,6 +44,37 @@ pub enum TlsError {
     /// rustls refuses the combination.
     #[error("TLS settings: {0}")]
     Rustls(#[from] rustls::Error),
+}
+
+/// What tells one state of the files that settings name from another: identity, length and time of change
+/// of each, links followed. A ConfigMap or Secret that is rotated gets new files behind its links.
+pub fn fingerprint(settings: &Tls) -> Vec<(u64, u64, u64, i64)> {
+    let files = [
+        &settings.ca_file,
+        &settings.ca_directory,
+        &settings.client_certificate,
+        &settings.client_key,
+    ];
+    let named = files.into_iter().flatten().cloned();
+    let listed = settings.ca_directory.iter().flat_map(|directory| {
+        let entries = fs::read_dir(directory).ok();
+        entries
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+    });
+    let mut states: Vec<_> = named
+        .chain(listed)
+        .filter_map(|path| fs::metadata(path).ok())
+        .map(|state| {
+            let changed = state.mtime().saturating_mul(1_000_000_000) + state.mtime_nsec();
+            (state.dev(), state.ino(), state.len(), changed)
+        })
+        .collect();
+    // A directory lists its entries in any order.
+    states.sort_unstable();
+    states
 }
 
 fn provider() -> Arc<CryptoProvider> {

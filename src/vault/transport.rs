@@ -18,6 +18,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls_pki_types::ServerName;
+use tracing::warn;
 
 use super::tls;
 use crate::redacted::{Secret, SecretBytes};
@@ -107,7 +108,13 @@ pub enum SendError {
 pub struct Transport {
     connect_timeout: Duration,
     request_timeout: Duration,
-    pools: Mutex<HashMap<(String, Tls), Arc<Pool>>>,
+    pools: Mutex<HashMap<(String, Tls), Made>>,
+}
+
+/// A pool, and the state of the files that it was made of.
+struct Made {
+    pool: Arc<Pool>,
+    files: Vec<(u64, u64, u64, i64)>,
 }
 
 impl Transport {
@@ -119,8 +126,8 @@ impl Transport {
         }
     }
 
-    /// Sends once. A redirect (a standby that names its leader) is followed once, never from https to
-    /// http, and the token goes with it.
+    /// Sends once. A redirect (a standby that names its leader) is followed once, from https to https
+    /// alone, and the token goes with it; the leader's certificate is checked by the same CA.
     pub async fn send(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Reply, SendError> {
         let uri = uri(&endpoint.address, call.path, call.query)?;
         let pool = self.pool(&endpoint.address, &endpoint.tls)?;
@@ -146,17 +153,35 @@ impl Transport {
     fn pool(&self, address: &str, settings: &Tls) -> Result<Arc<Pool>, SendError> {
         let key = (address.to_owned(), settings.clone());
         let locked = || self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = locked().get(&key) {
-            return Ok(Arc::clone(pool));
+        let files = tls::fingerprint(settings);
+        let known = locked().get(&key).map(|made| {
+            let is_current = made.files == files;
+            (Arc::clone(&made.pool), is_current)
+        });
+        if let Some((pool, true)) = known {
+            return Ok(pool);
         }
         // Files are read here: not while others wait for the lock.
-        let pool = Arc::new(self.connect(address, settings)?);
+        let pool = match (self.connect(address, settings), known) {
+            (Ok(pool), _) => Arc::new(pool),
+            // Caught in the middle of their rotation: what is known serves until they can be read.
+            (Err(error), Some((pool, _))) => {
+                warn!(address, %error, "rotated TLS files cannot be used yet; those of before serve on");
+                return Ok(pool);
+            }
+            (Err(error), None) => return Err(error),
+        };
         let mut pools = locked();
         if pools.len() >= POOLS {
             // Tenants choose addresses: their number is bounded, and a pool is cheap to make again.
             pools.clear();
         }
-        Ok(Arc::clone(pools.entry(key).or_insert(pool)))
+        let made = Made {
+            pool: Arc::clone(&pool),
+            files,
+        };
+        pools.insert(key, made);
+        Ok(pool)
     }
 
     fn connect(&self, address: &str, settings: &Tls) -> Result<Pool, SendError> {
@@ -352,9 +377,12 @@ fn redirected(
         .and_then(|value| value.parse::<Uri>().ok())
         .ok_or_else(|| unusable("names no place"))?;
     match (from.scheme_str(), target.scheme_str()) {
-        (Some("https"), Some("https")) | (Some("http"), Some("http" | "https")) => Ok(target),
+        (Some("https"), Some("https")) => Ok(target),
         (_, None) => Err(unusable("not to a whole address")),
-        _ => Err(unusable("from https to plain http")),
+        // The token goes with it, and anybody on the way may have written the answer.
+        _ => Err(unusable(
+            "from or to plain http; give the active server's address, or https",
+        )),
     }
 }
 

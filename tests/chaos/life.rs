@@ -25,8 +25,9 @@ pub struct Pod<'a> {
     volume: Volume,
     asks: Asks,
     role: &'static str,
-    /// The role of the login that the files were read under.
-    shown_role: &'static str,
+    /// The role has changed, perhaps back again, since the files were written: the next answer may be read
+    /// under a new login.
+    role_changed: bool,
     edited: bool,
     /// The credentials of the first answer: they stay while the login stays.
     expected: Option<(String, String)>,
@@ -44,7 +45,7 @@ impl<'a> Pod<'a> {
             site,
             asks,
             role: "app",
-            shown_role: "app",
+            role_changed: false,
             edited: false,
             expected: None,
             mounted: false,
@@ -109,6 +110,7 @@ impl<'a> Pod<'a> {
             }
             Step::OtherRole => {
                 self.role = if self.role == "app" { "other" } else { "app" };
+                self.role_changed = true;
                 self.mount().await;
             }
             Step::Blink(away) => {
@@ -165,10 +167,9 @@ impl<'a> Pod<'a> {
             }
             Ok(()) => {
                 self.mounted = true;
-                if self.shown_role != self.role || std::mem::take(&mut self.unmounted) {
+                if self.role_changed || self.unmounted {
                     // Nothing that was read under the old login is served any more.
-                    self.unmounted = false;
-                    self.shown_role = self.role;
+                    (self.role_changed, self.unmounted) = (false, false);
                     self.expected = None;
                 }
                 self.look();
