@@ -112,7 +112,7 @@ fn answer(
         match request.uri().path() {
             "/health/live" => (StatusCode::OK, "live\n".to_owned()),
             "/health/ready" => match readiness.missing().as_slice() {
-                [] => (StatusCode::OK, "ready\n".to_owned()),
+                [] => (StatusCode::OK, ready(request.uri().query(), metrics)),
                 missing => (
                     StatusCode::SERVICE_UNAVAILABLE,
                     format!("waiting for: {}\n", missing.join(", ")),
@@ -133,6 +133,18 @@ fn answer(
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(format));
     response
+}
+
+/// What a ready daemon says; asked verbosely, also what it does without.
+fn ready(query: Option<&str>, metrics: &Metrics) -> String {
+    let verbose = query.is_some_and(|query| query.split('&').any(|name| name == "verbose"));
+    let mut text = "ready\n".to_owned();
+    for reason in metrics.degradations().iter().filter(|_| verbose) {
+        text.push_str("degraded: ");
+        text.push_str(reason);
+        text.push('\n');
+    }
+    text
 }
 
 #[cfg(test)]
@@ -157,13 +169,24 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let readiness = Readiness::default();
         let socket = readiness.pending("socket");
-        let server = tokio::spawn(serve(listener, readiness, Metrics::new()));
+        let metrics = Metrics::new();
+        metrics.degraded("no_journal", true);
+        let server = tokio::spawn(serve(listener, readiness, metrics.clone()));
         let answer = get(address, "GET /health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
         assert!(answer.ends_with("waiting for: socket\n"), "{answer}");
         drop(socket);
         let answer = get(address, "GET /health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert!(answer.ends_with("\r\nready\n"), "{answer}");
+        let answer = get(address, "GET /health/ready?verbose").await;
+        assert!(
+            answer.ends_with("ready\ndegraded: no_journal\n"),
+            "{answer}"
+        );
+        metrics.degraded("no_journal", false);
+        let answer = get(address, "GET /health/ready?verbose").await;
+        assert!(answer.ends_with("\r\nready\n"), "{answer}");
         assert!(get(address, "GET /health/live").await.contains("200 OK"));
         let scrape = get(address, "GET /metrics").await;
         assert!(scrape.contains("leasehold_volumes"), "{scrape}");

@@ -4,9 +4,11 @@
 //! the socket closes, Mounts under way finish, the journal is written. It revokes nothing.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret as SecretObject;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client};
 use rustix::process::DumpableBehavior;
 use tokio::net::TcpListener;
@@ -20,6 +22,7 @@ use crate::clock::{BootClock, Clock};
 use crate::config::{Config, TokenRequest};
 use crate::events;
 use crate::metrics::Metrics;
+use crate::missing::{self, Missing};
 use crate::mount::Mounter;
 use crate::paths::{self, Sight};
 use crate::pods;
@@ -49,6 +52,14 @@ pub enum BuildError {
         address: String,
         /// What the system said.
         source: std::io::Error,
+    },
+    /// The kubeconfig that was given cannot be used.
+    #[error("kubeconfig {path}: {source}")]
+    Kubeconfig {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: KubeconfigError,
     },
 }
 
@@ -102,11 +113,7 @@ impl App {
         // Before the registry starts: a second daemon must not renew what the first one holds.
         let socket = Socket::bind(&config.endpoint).await?;
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let vault = Vault::new(
-            vault::Settings::default(),
-            Arc::clone(&clock),
-            metrics.clone(),
-        );
+        let vault = Vault::new(vault_settings(&config), Arc::clone(&clock), metrics.clone());
         let keeper = Arc::new(vault.clone());
         let settings = registry_settings(&config);
         let (notices, noticed) = Notices::channel(metrics.clone());
@@ -114,7 +121,7 @@ impl App {
             Registry::start(settings, keeper, clock, journal, metrics.clone(), notices);
         drop(replaying);
         let mut background = JoinSet::new();
-        let kubernetes = kubernetes().await;
+        let kubernetes = kubernetes(&config).await?;
         let versions = version_key(&config, kubernetes.as_ref(), &metrics, &mut background);
         if let Some(client) = &kubernetes {
             let own_pod = config.pod_name.clone();
@@ -127,18 +134,20 @@ impl App {
                 let watched = pods::watch(client, node, registry.clone(), metrics.clone());
                 background.spawn(watched);
             }
-            (client, _) => {
+            (Some(_), None) => Missing::node_name().tell(&metrics),
+            (None, _) => {
                 metrics.degraded("no_pod_watch", true);
-                let reason = if client.is_some() {
-                    "NODE_NAME is not set: give it by the downward API (spec.nodeName)"
-                } else {
-                    "there is no API server"
-                };
-                warn!(
-                    reason,
-                    "this node's pods are not watched: the ends of volumes are seen by their paths alone"
-                );
+                Missing::api_server().tell(&metrics);
             }
+        }
+        if !config.kubelet_pods_dir.is_dir() {
+            Missing::pods_directory(&config.kubelet_pods_dir).tell(&metrics);
+        }
+        if let Some(client) = &kubernetes {
+            let namespace = namespace(&config, client);
+            let secret = config.hmac_secret_name.clone();
+            let asked = missing::rights(client.clone(), namespace, secret, metrics.clone());
+            background.spawn(asked);
         }
         let minter = kubernetes
             .filter(|_| config.token_request == TokenRequest::Auto)
@@ -285,8 +294,7 @@ fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, BuildErro
         Err(fault @ OpenError::Locked { .. }) => Err(fault.into()),
         Err(fault) if config.state_dir_given => Err(fault.into()),
         Err(fault) => {
-            metrics.degraded("no_journal", true);
-            warn!(%fault, "there is no journal: a restart forgets every lease; mount a hostPath of the node's /run/leasehold there");
+            Missing::journal(&config.state_dir, &fault).tell(metrics);
             Ok(Journal::none())
         }
     }
@@ -304,6 +312,14 @@ fn registry_settings(config: &Config) -> registry::Settings {
     }
 }
 
+fn vault_settings(config: &Config) -> vault::Settings {
+    let usual = vault::Settings::default();
+    vault::Settings {
+        request_timeout: config.client_timeout.unwrap_or(usual.request_timeout),
+        ..usual
+    }
+}
+
 fn path_settings(config: &Config) -> paths::Settings {
     paths::Settings {
         pods_dir: config.kubelet_pods_dir.clone(),
@@ -313,16 +329,35 @@ fn path_settings(config: &Config) -> paths::Settings {
     }
 }
 
-/// A client of the cluster we run in; none outside of one.
-async fn kubernetes() -> Option<Client> {
-    let config = kube::Config::incluster().ok()?;
-    match Client::try_from(config) {
+/// A client of the cluster we run in, or of the one that a kubeconfig names; none outside of one.
+async fn kubernetes(config: &Config) -> Result<Option<Client>, BuildError> {
+    let cluster = match &config.kubeconfig {
+        None => kube::Config::incluster().ok(),
+        Some(path) => {
+            let options = KubeConfigOptions::default();
+            let read = async {
+                let kubeconfig = Kubeconfig::read_from(path)?;
+                kube::Config::from_custom_kubeconfig(kubeconfig, &options).await
+            };
+            Some(read.await.map_err(|source| BuildError::Kubeconfig {
+                path: path.clone(),
+                source,
+            })?)
+        }
+    };
+    Ok(cluster.and_then(|cluster| match Client::try_from(cluster) {
         Ok(client) => Some(client),
         Err(error) => {
             warn!(%error, "the API server's client cannot be made: the daemon runs without it");
             None
         }
-    }
+    }))
+}
+
+/// The namespace that we run in.
+fn namespace(config: &Config, client: &Client) -> String {
+    let usual = || client.default_namespace().to_owned();
+    config.pod_namespace.clone().unwrap_or_else(usual)
 }
 
 fn version_key(
@@ -335,11 +370,8 @@ fn version_key(
         return VersionKey::own(metrics.clone());
     };
     let (key, publisher) = VersionKey::shared(metrics.clone());
-    let namespace = config.pod_namespace.as_deref();
-    let secrets: Api<SecretObject> = match namespace {
-        Some(namespace) => Api::namespaced(client.clone(), namespace),
-        None => Api::default_namespaced(client.clone()),
-    };
+    let namespace = namespace(config, client);
+    let secrets: Api<SecretObject> = Api::namespaced(client.clone(), &namespace);
     let name = config.hmac_secret_name.clone();
     background.spawn(version_key::keep(secrets, name, publisher));
     key

@@ -152,6 +152,7 @@ fn judge(file: &str, class: &Class, findings: &mut Vec<Finding>) {
             Flavour::Vault
         },
         address: None,
+        agent_address: None,
         namespace: None,
         auth_mount: "kubernetes".to_owned(),
         tls: Tls::default(),

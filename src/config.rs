@@ -5,16 +5,20 @@
 
 pub mod arguments;
 pub mod duration;
+mod environment;
 mod flags;
+#[cfg(test)]
+mod tests;
+mod version;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
-use tracing::level_filters::LevelFilter;
 
+use self::environment::Environment;
 pub use self::flags::TokenRequest;
-use self::flags::{Flags, LogFormat};
+use self::flags::{Flags, LogFormat, guessed, level};
 use crate::params::{Defaults, Flavour};
 use crate::policy::{Own, Policy};
 use crate::spec::Tls;
@@ -34,7 +38,7 @@ pub enum Command {
 pub struct ConfigError(String);
 
 /// The daemon's configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// The Unix socket.
     pub endpoint: PathBuf,
@@ -76,8 +80,12 @@ pub struct Config {
     pub renew_concurrency: usize,
     /// Renewals and revocations started in a second at each address.
     pub renew_rate: u32,
+    /// How long a reply of the server is waited for, where the environment says so.
+    pub client_timeout: Option<Duration>,
     /// Whether pod tokens may be minted.
     pub token_request: TokenRequest,
+    /// A kubeconfig in place of the cluster we run in.
+    pub kubeconfig: Option<PathBuf>,
     /// This node's name (`NODE_NAME`).
     pub node_name: Option<String>,
     /// Our own pod's name (`POD_NAME`).
@@ -109,10 +117,10 @@ impl Config {
     ) -> Result<Command, ConfigError> {
         let mut given = arguments.into_iter();
         let program = given.next().unwrap_or_else(|| "leasehold".to_owned());
-        let rewritten = arguments::as_clap_reads(given);
+        let arguments = arguments::as_clap_reads(given);
         let matches = Flags::command()
             .args_override_self(true)
-            .try_get_matches_from(std::iter::once(program.clone()).chain(rewritten));
+            .try_get_matches_from(std::iter::once(program.clone()).chain(arguments.flags));
         let matches = match matches {
             Ok(matches) => matches,
             Err(fault) if !fault.use_stderr() => return Ok(Command::Print(fault.to_string())),
@@ -120,103 +128,67 @@ impl Config {
         };
         let flags =
             Flags::from_arg_matches(&matches).map_err(|fault| ConfigError(fault.to_string()))?;
+        let flavour = flags.provider.unwrap_or_else(|| {
+            let socket = flags.endpoint.as_deref().and_then(Path::file_name);
+            guessed(&program, socket, arguments.openbaos)
+        });
         if flags.version {
-            return version(&flags.output).map(Command::Print);
+            let text = version::text(flavour, &flags.output).map_err(ConfigError)?;
+            return Ok(Command::Print(text));
         }
-        Self::validated(flags, &program, environment).map(|config| Command::Serve(Box::new(config)))
+        let environment = Environment::new(flavour, environment);
+        let config = Self::validated(flags, flavour, &environment, arguments.left_out)?;
+        Ok(Command::Serve(Box::new(config)))
     }
 
     fn validated(
         flags: Flags,
-        program: &str,
-        environment: impl Fn(&str) -> Option<String>,
+        flavour: Flavour,
+        environment: &Environment<impl Fn(&str) -> Option<String>>,
+        left_out: Vec<String>,
     ) -> Result<Self, ConfigError> {
-        let mut faults = Vec::new();
+        let mut faults = flags.faults();
         let mut policy = flags.policy();
-        let flavour = flags.provider.unwrap_or_else(|| {
-            let socket = flags.endpoint.as_ref().and_then(|path| path.file_name());
-            let socket = socket.unwrap_or_default().to_string_lossy();
-            let program = program.rsplit('/').next().unwrap_or_default();
-            if socket.contains("bao") || program.contains("bao") {
-                Flavour::OpenBao
-            } else {
-                Flavour::Vault
-            }
-        });
-        let variable = |name: &str| {
-            // OpenBao's client asks for its own name first.
-            environment(&format!("BAO_{name}"))
-                .or_else(|| environment(&format!("VAULT_{name}")))
-                .filter(|value| !value.is_empty())
-        };
-        let level = if flags.debug && flags.log_level == "info" {
-            Ok(LevelFilter::DEBUG)
-        } else {
-            flags.log_level.to_lowercase().parse()
-        };
-        let level = level.unwrap_or_else(|_| {
-            faults.push(format!(
-                "-log-level: {:?} is none of off, error, warn, info, debug, trace",
-                flags.log_level
+        let mut notes: Vec<String> = environment.idle().collect();
+        if let Some(first) = left_out.first() {
+            // The others may be anybody's secrets.
+            let first = first.split('=').next().unwrap_or_default();
+            notes.push(format!(
+                "{} arguments from {first:?} on have no effect: it is no flag, and no flag is read after it",
+                left_out.len()
             ));
-            LevelFilter::INFO
-        });
-        let skip_verify = flags.vault_tls_skip_verify.or_else(|| {
-            let text = variable("SKIP_VERIFY")?;
-            match arguments::boolean(&text) {
-                Ok(value) => Some(value),
-                Err(fault) => {
-                    faults.push(format!("VAULT_SKIP_VERIFY: {fault}"));
-                    None
-                }
-            }
-        });
-        if flags.renew_concurrency == 0 {
-            faults.push("-renew-concurrency: 0 would renew nothing; give at least 1".to_owned());
         }
-        if flags.path_check_interval.is_zero() {
-            faults.push(
-                "-path-check-interval: 0s would look without pause; give at least 100ms".to_owned(),
-            );
-        }
-        if flags.poll_interval.is_zero() {
-            faults.push(
-                "-poll-interval: 0s is no interval; give the driver's --rotation-poll-interval"
+        if flags.cache_size.is_some() {
+            notes.push(
+                "-cache-size has no effect: the token of every mounted volume is kept, and no other"
                     .to_owned(),
             );
         }
+        let level = level(flags.log_level.as_deref(), flags.debug, &mut notes);
+        let tls = flags.tls();
+        let tls = environment::over(tls, environment.tls(&mut faults));
+        let client_timeout = environment.client_timeout(&mut faults);
+        let tls = tls.unwrap_or_else(|fault| {
+            faults.push(fault);
+            Tls::default()
+        });
         if !faults.is_empty() {
             return Err(ConfigError(faults.join("\n")));
         }
         let name = flavour.name();
-        let file =
-            |flag: Option<PathBuf>, name: &str| flag.or_else(|| variable(name).map(PathBuf::from));
-        let tls = Tls {
-            ca_pem: None,
-            ca_file: file(flags.vault_tls_ca_cert, "CACERT"),
-            ca_directory: file(flags.vault_tls_ca_directory, "CAPATH"),
-            server_name: flags
-                .vault_tls_server_name
-                .or_else(|| variable("TLS_SERVER_NAME")),
-            client_certificate: file(flags.vault_tls_client_cert, "CLIENT_CERT"),
-            client_key: file(flags.vault_tls_client_key, "CLIENT_KEY"),
-            skip_verify: skip_verify.unwrap_or_default(),
-        };
-        let own = |name: &str| environment(name).filter(|value| !value.is_empty());
-        let notes = flags.cache_size.map(|_| {
-            "-cache-size has no effect: the token of every mounted volume is kept, and no other"
-                .to_owned()
-        });
         let health_addr = Some(flags.health_addr).filter(|address| !address.is_empty());
         let defaults = Defaults {
             flavour,
-            address: flags.vault_addr.or_else(|| variable("ADDR")),
-            namespace: flags.vault_namespace.or_else(|| variable("NAMESPACE")),
+            address: flags.vault_addr.or_else(|| environment.variable("ADDR")),
+            agent_address: environment.variable("AGENT_ADDR"),
+            namespace: flags
+                .vault_namespace
+                .or_else(|| environment.variable("NAMESPACE")),
             auth_mount: flags.vault_mount,
             tls,
         };
         policy.own = Own {
-            address: defaults.address.clone(),
+            address: defaults.agent_address.clone().or(defaults.address.clone()),
             namespace: defaults.namespace.clone(),
             auth_mount: defaults.auth_mount.clone(),
             tls: defaults.tls.clone(),
@@ -255,140 +227,14 @@ impl Config {
             shutdown_timeout: flags.shutdown_timeout,
             renew_concurrency: flags.renew_concurrency,
             renew_rate: flags.renew_rate,
+            client_timeout,
             token_request: flags.token_request,
-            node_name: own("NODE_NAME"),
-            pod_name: own("POD_NAME"),
-            pod_uid: own("POD_UID"),
-            pod_namespace: own("POD_NAMESPACE"),
-            notes: notes.into_iter().collect(),
+            kubeconfig: flags.kubeconfig,
+            node_name: environment.own("NODE_NAME"),
+            pod_name: environment.own("POD_NAME"),
+            pod_uid: environment.own("POD_UID"),
+            pod_namespace: environment.own("POD_NAMESPACE"),
+            notes,
         })
-    }
-}
-
-/// The fields that the incumbents print (`internal/version`).
-fn version(output: &str) -> Result<String, ConfigError> {
-    let fields = [
-        ("major", env!("CARGO_PKG_VERSION_MAJOR")),
-        ("minor", env!("CARGO_PKG_VERSION_MINOR")),
-        ("patch", env!("CARGO_PKG_VERSION_PATCH")),
-        ("gitVersion", env!("CARGO_PKG_VERSION")),
-        ("platform", env!("LEASEHOLD_TARGET")),
-        ("minDriverVersion", "v1.4.0"),
-    ];
-    let object: serde_json::Map<String, serde_json::Value> = fields
-        .iter()
-        .map(|(name, value)| ((*name).to_owned(), serde_json::Value::from(*value)))
-        .collect();
-    match output {
-        "" | "json" => Ok(serde_json::Value::from(object).to_string()),
-        "json-pretty" => Ok(format!("{:#}", serde_json::Value::from(object))),
-        "yaml" => Ok(fields
-            .map(|(name, value)| format!("{name}: {value}"))
-            .join("\n")),
-        _ => Err(ConfigError(format!(
-            "-output: {output:?} is none of json, json-pretty, yaml"
-        ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Command, ConfigError> {
-        let arguments = std::iter::once("leasehold").chain(arguments.iter().copied());
-        Config::read(arguments.map(str::to_owned), |name| {
-            let found = environment.iter().find(|(known, _)| *known == name)?;
-            Some(found.1.to_owned())
-        })
-    }
-
-    fn served(arguments: &[&str], environment: &[(&str, &str)]) -> Config {
-        match read(arguments, environment).unwrap() {
-            Command::Serve(config) => *config,
-            Command::Print(text) => panic!("{text}"),
-        }
-    }
-
-    #[test]
-    fn the_incumbents_command_line_works_unchanged() {
-        let config = served(
-            &[
-                "-endpoint=/provider/vault.sock",
-                "-debug=true",
-                "--vault-addr",
-                "https://vault:8200",
-                "-vault-tls-ca-cert=/mnt/tls/ca.crt",
-                "-vault-tls-skip-verify",
-                "-cache-size=10",
-            ],
-            &[("VAULT_ADDR", "http://other"), ("VAULT_NAMESPACE", "team")],
-        );
-        assert_eq!(config.endpoint, PathBuf::from("/provider/vault.sock"));
-        assert_eq!(config.telemetry.level, LevelFilter::DEBUG);
-        let defaults = config.defaults;
-        assert_eq!(defaults.address.as_deref(), Some("https://vault:8200"));
-        assert_eq!(defaults.namespace.as_deref(), Some("team"));
-        assert_eq!(defaults.tls.ca_file, Some(PathBuf::from("/mnt/tls/ca.crt")));
-        assert!(defaults.tls.skip_verify);
-        assert_eq!(config.notes.len(), 1);
-        assert_eq!(config.hmac_secret_name, "vault-csi-provider-hmac-key");
-        assert_eq!(config.health_addr.as_deref(), Some("[::]:8080"));
-    }
-
-    #[test]
-    fn served_as_openbao() {
-        let config = served(
-            &[
-                "-endpoint=/provider/openbao.sock",
-                "-openbao-addr=http://bao",
-            ],
-            &[("BAO_NAMESPACE", "a"), ("VAULT_NAMESPACE", "b")],
-        );
-        assert_eq!(config.flavour, Flavour::OpenBao);
-        assert_eq!(config.defaults.address.as_deref(), Some("http://bao"));
-        assert_eq!(config.defaults.namespace.as_deref(), Some("a"));
-        assert_eq!(config.hmac_secret_name, "openbao-csi-provider-hmac-key");
-    }
-
-    #[test]
-    fn an_empty_flag_leaves_the_environment_in_force() {
-        let given = [
-            "-vault-addr=",
-            "-vault-namespace",
-            "",
-            "-log-level=",
-            "-vault-mount=",
-        ];
-        let environment = [("VAULT_ADDR", "http://env"), ("VAULT_NAMESPACE", "team")];
-        let config = served(&given, &environment);
-        assert_eq!(config.defaults.address.as_deref(), Some("http://env"));
-        assert_eq!(config.defaults.namespace.as_deref(), Some("team"));
-        assert_eq!(config.defaults.auth_mount, "kubernetes");
-        assert_eq!(config.telemetry.level, LevelFilter::INFO);
-        assert_eq!(served(&["-health-addr="], &[]).health_addr, None);
-    }
-
-    #[test]
-    fn faults_are_told_together() {
-        let faults = read(
-            &["-log-level=loud", "-renew-concurrency=0"],
-            &[("VAULT_SKIP_VERIFY", "maybe")],
-        );
-        let text = faults.err().unwrap().to_string();
-        assert!(text.contains("-log-level"), "{text}");
-        assert!(text.contains("-renew-concurrency"), "{text}");
-        assert!(text.contains("VAULT_SKIP_VERIFY"), "{text}");
-    }
-
-    #[test]
-    fn the_version_is_printed() {
-        for (output, part) in [("json", "\"gitVersion\":\""), ("yaml", "gitVersion: ")] {
-            match read(&["-version", "-output", output], &[]).unwrap() {
-                Command::Print(text) => assert!(text.contains(part), "{text}"),
-                Command::Serve(_) => panic!("serves"),
-            }
-        }
-        assert!(read(&["-version", "-output=xml"], &[]).is_err());
     }
 }

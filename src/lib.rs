@@ -21,6 +21,7 @@
 //! | [`render`] | replies to files and versions; pure |
 //! | [`registry`] | every mounted volume with its sessions and grants; one task owns it |
 //! | [`version_key`], [`service_account`], [`events`] | what we ask the Kubernetes API for, and tell it |
+//! | [`missing`] | what the installation does not give us, and the manifest lines that would |
 //! | [`grant`] | what the server gave, when it is renewed, and through which door |
 //! | [`spec`] | what was asked |
 //! | [`metrics`], [`clock`], [`redacted`] | counters, time, secrets that cannot be printed |
@@ -33,6 +34,7 @@ pub mod config;
 pub mod events;
 pub mod grant;
 pub mod metrics;
+pub mod missing;
 pub mod mount;
 pub mod params;
 pub mod paths;

@@ -1,8 +1,9 @@
 //! The daemon's counters, in Prometheus' text format. No global state: whoever counts is handed a clone.
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -32,6 +33,7 @@ struct Inner {
     missed: Counters,
     journal_errors: Counters,
     degraded: Family<Labels, Gauge>,
+    degradations: Mutex<BTreeSet<String>>,
     breakers: Family<Labels, Gauge>,
     rotations: Counter,
     unattended: Counters,
@@ -96,6 +98,7 @@ impl Metrics {
             events: counters(&mut registry, "events", "Events on pods, by outcome"),
             rotations: Counter::default(),
             degraded: Family::default(),
+            degradations: Mutex::default(),
             breakers: Family::default(),
             alive: Family::default(),
             nearest_end: Gauge::default(),
@@ -161,6 +164,23 @@ impl Metrics {
     pub fn degraded(&self, reason: &str, is: bool) {
         let labels = vec![("reason", reason.to_owned())];
         self.0.degraded.get_or_create(&labels).set(i64::from(is));
+        let mut all = self.degradations_now();
+        if is {
+            all.insert(reason.to_owned());
+        } else {
+            all.remove(reason);
+        }
+    }
+
+    /// The reasons that are in force.
+    #[must_use]
+    pub fn degradations(&self) -> Vec<String> {
+        self.degradations_now().iter().cloned().collect()
+    }
+
+    fn degradations_now(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        let all = &self.0.degradations;
+        all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An address' breaker has opened, or closed. Tenants choose addresses: a closed one is forgotten.

@@ -4,12 +4,15 @@
 //! Names and meanings follow hashicorp/vault-csi-provider 1.7 (`internal/config/config.go`) and
 //! openbao/openbao-csi-provider 2.0.
 
+mod args;
 mod endpoint;
 mod fault;
 mod names;
+mod object;
 mod objects;
 mod path;
 mod tokens;
+mod written;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,12 +22,13 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 pub use self::fault::{Fault, Faults};
-pub use self::objects::FIELDS;
+pub use self::object::FIELDS;
 pub use self::tokens::{PodToken, PodTokens};
 use crate::spec::{Login, MountSpec, Pod, Tls, VolumeId};
 
 /// The largest attributes or secrets, in bytes.
 const LARGEST: usize = 1024 * 1024;
+const ROLE: &str = "roleName";
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 /// Keys with this beginning come from the driver, not from the class.
 const CONTEXT: &str = "csi.storage.k8s.io/";
@@ -64,6 +68,30 @@ impl Flavour {
             Self::OpenBao => "openbao",
         }
     }
+
+    /// A parameter's names; of several that are given the first counts. Vault's provider knows one prefix
+    /// and no prefixed role, so what it knows goes before what it does not.
+    fn spellings(self, name: &str) -> Vec<String> {
+        let prefixes = match self {
+            Self::Vault => ["vault", "bao", "openbao"],
+            Self::OpenBao => ["bao", "openbao", "vault"],
+        };
+        let prefixed = |rest: &str| prefixes.map(|prefix| format!("{prefix}{rest}"));
+        match (name.strip_prefix("vault"), self) {
+            (Some(rest), _) => prefixed(rest).to_vec(),
+            (None, Self::Vault) if name == ROLE => {
+                let mut names = vec![name.to_owned()];
+                names.extend(prefixed("RoleName"));
+                names
+            }
+            (None, Self::OpenBao) if name == ROLE => {
+                let mut names = prefixed("RoleName").to_vec();
+                names.push(name.to_owned());
+                names
+            }
+            (None, _) => vec![name.to_owned()],
+        }
+    }
 }
 
 /// What holds where a class says nothing.
@@ -73,6 +101,8 @@ pub struct Defaults {
     pub flavour: Flavour,
     /// The server's address.
     pub address: Option<String>,
+    /// An agent's address, which takes the place of every other, a class' too (`VAULT_AGENT_ADDR`).
+    pub agent_address: Option<String>,
     /// The server's namespace.
     pub namespace: Option<String>,
     /// The auth mount.
@@ -113,8 +143,8 @@ pub fn parse(
     defaults: &Defaults,
     now: SystemTime,
 ) -> Result<Parsed, Faults> {
-    let mut reader = Reader::new(message.attributes)?;
-    let (mount, role) = (reader.auth_mount(defaults), reader.required("roleName"));
+    let mut reader = Reader::new(message.attributes, defaults.flavour)?;
+    let (mount, role) = (reader.auth_mount(defaults), reader.role());
     let named_audience = reader.take("audience");
     let audience = named_audience
         .clone()
@@ -199,13 +229,14 @@ impl<'de> serde::Deserialize<'de> for Pairs {
 
 /// The attributes, with what was found wrong so far.
 struct Reader {
+    flavour: Flavour,
     values: BTreeMap<String, String>,
     faults: Vec<Fault>,
     warnings: Vec<String>,
 }
 
 impl Reader {
-    fn new(attributes: &str) -> Result<Self, Faults> {
+    fn new(attributes: &str, flavour: Flavour) -> Result<Self, Faults> {
         let only = |problem: String, fix: &str| Faults {
             faults: vec![Fault::new("attributes", problem, fix)],
             warnings: Vec::new(),
@@ -224,6 +255,7 @@ impl Reader {
             )
         })?;
         let mut reader = Self {
+            flavour,
             values: BTreeMap::new(),
             faults: Vec::new(),
             warnings: Vec::new(),
@@ -247,23 +279,31 @@ impl Reader {
 
     /// A parameter, under whichever of its names it was given. Empty counts as absent.
     fn take(&mut self, name: &str) -> Option<String> {
-        let mut found: Option<String> = None;
-        for spelling in spellings(name) {
-            let Some(value) = self.values.remove(&spelling) else {
-                continue;
-            };
-            if found.as_ref().is_some_and(|other| *other != value) {
-                let problem = format!("is given again as {spelling:?}, with another value");
-                self.fault(name, problem, "keep one of them");
-            }
-            found = Some(value);
-        }
-        found.filter(|value| !value.is_empty())
+        self.take_given(name).filter(|value| !value.is_empty())
     }
 
-    fn required(&mut self, name: &str) -> String {
-        self.take(name).unwrap_or_else(|| {
-            self.fault(name, "is missing", "set it in the class' parameters");
+    /// The same, where an empty one is something that was given. Of several that say different things the
+    /// first counts, as for the incumbents, and that is told.
+    fn take_given(&mut self, name: &str) -> Option<String> {
+        let mut found: Option<(String, String)> = None;
+        for name in self.flavour.spellings(name) {
+            let Some(value) = self.values.remove(&name) else {
+                continue;
+            };
+            match &found {
+                None => found = Some((name, value)),
+                Some((first, known)) if *known != value => self.warnings.push(format!(
+                    "{name:?} has no effect beside {first:?}: keep one of them"
+                )),
+                Some(_) => {}
+            }
+        }
+        found.map(|(_, value)| value)
+    }
+
+    fn role(&mut self) -> String {
+        self.take(ROLE).unwrap_or_else(|| {
+            self.fault(ROLE, "is missing", "set it in the class' parameters");
             String::new()
         })
     }
@@ -324,15 +364,10 @@ impl Reader {
     }
 }
 
-/// `vaultAddress`, `baoAddress`, `openbaoAddress`: the names that a parameter may bear.
+/// The names that a parameter may bear: `vaultAddress`, `baoAddress`, `openbaoAddress`.
 #[must_use]
 pub fn spellings(name: &str) -> Vec<String> {
-    match name.strip_prefix("vault") {
-        Some(rest) => ["vault", "bao", "openbao"]
-            .map(|prefix| format!("{prefix}{rest}"))
-            .to_vec(),
-        None => vec![name.to_owned()],
-    }
+    Flavour::Vault.spellings(name)
 }
 
 /// A boolean as Go's `strconv.ParseBool` reads it.

@@ -89,6 +89,8 @@ pub struct Login {
 pub enum Method {
     /// A read.
     Get,
+    /// A read of a path's entries.
+    List,
     /// A write.
     Post,
     /// A write; the server treats it as POST.
@@ -101,6 +103,7 @@ impl Method {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Get => "GET",
+            Self::List => "LIST",
             Self::Post => "POST",
             Self::Put => "PUT",
         }
@@ -115,7 +118,7 @@ pub struct Request {
     pub method: Method,
     /// The API path below `/v1/`, without a leading slash; validated, not yet percent-encoded.
     pub path: String,
-    /// The query's pairs, decoded, in the class' order.
+    /// The query's pairs, decoded, sorted by name.
     pub query: Vec<(String, String)>,
     /// The body: a JSON object with sorted keys (`secretArgs`).
     pub args: Option<String>,

@@ -4,6 +4,7 @@
 //! their own at each address, so that they never queue behind Mounts.
 
 mod api;
+mod bare;
 mod breaker;
 mod classify;
 mod error;

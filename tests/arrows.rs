@@ -32,6 +32,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("paths", &["metrics", "registry", "spec"]),
     ("pods", &["metrics", "registry"]),
     ("events", &["metrics", "registry", "spec"]),
+    ("missing", &["metrics"]),
     ("admin", &["metrics"]),
     (
         "mount",
@@ -63,6 +64,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "config",
             "events",
             "metrics",
+            "missing",
             "mount",
             "paths",
             "pods",

@@ -38,7 +38,7 @@ spec:
         secretPath: secret/data/app
       - objectName: b
         secretPath: secret/data/app
-        filePermission: 1644
+        filePermission: rw
         secretkey: x
       - objectName: ../c
         secretPath: secret/data/app
@@ -91,7 +91,7 @@ fn faults_are_told_with_their_places_in_the_file() {
         "-:18:16: warning: shop/app: unknown parameter \"vaultRole\" has no effect: did you mean \"roleName\"?",
         "-:19:15: error: shop/app: audience: is no string: quote it",
         ": error: shop/app: roleName: is missing: set it in the class' parameters",
-        "-:26:25: error: shop/app: objects[1].filePermission: 1644 (0o3154) is out of range:",
+        "-:26:25: error: shop/app: objects[1].filePermission: \"rw\" is no number:",
         "unknown field \"secretkey\" has no effect: did you mean \"secretKey\"?",
         "-:28:21: error: shop/app: objects[2].objectName: \"../c\" begins with \"..\":",
         "1 classes, 4 errors, 2 warnings",

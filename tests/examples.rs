@@ -46,6 +46,7 @@ fn every_example_is_understood() {
             let defaults = Defaults {
                 flavour: Flavour::Vault,
                 address: None,
+                agent_address: None,
                 namespace: None,
                 auth_mount: "kubernetes".to_owned(),
                 tls: Tls::default(),

@@ -30,7 +30,7 @@ pub fn objects() -> Value {
                     "description": "The key of the reply's data; without it the file holds the whole reply as JSON",
                 },
                 "method": {
-                    "type": "string", "pattern": "^(?i:GET|POST|PUT)$",
+                    "type": "string", "pattern": "^(?i:GET|LIST|POST|PUT)$",
                     "description": "GET where it is left out",
                 },
                 "secretArgs": {
@@ -40,7 +40,7 @@ pub fn objects() -> Value {
                 "filePermission": {
                     "anyOf": [
                         { "type": "integer", "minimum": 0, "maximum": 511 },
-                        { "type": "string", "pattern": "^(0o)?[0-7]{1,4}$" },
+                        { "type": "string", "pattern": "^(0o?[0-7]{1,4}|[0-9]{1,3})$" },
                     ],
                     "description": "Permission bits, octal (0400) or decimal (256)",
                 },

@@ -23,49 +23,66 @@ const MEANT_EMPTY: &[&str] = &[
     "allow-auth-mount",
 ];
 
+/// A command line, brought to clap's form.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Arguments {
+    /// For clap.
+    pub flags: Vec<String>,
+    /// What Go does not look at: everything from the first argument on that is no flag.
+    pub left_out: Vec<String>,
+    /// A flag by OpenBao's name is among them.
+    pub openbaos: bool,
+}
+
 /// Rewrites arguments (without the program's name) so that clap reads them as Go would.
 ///
 /// An empty value is left out with its flag. The incumbents' text flags are empty until they are given, so
-/// `-vault-addr=`, as a chart writes it for an unset value, must leave `VAULT_ADDR` in force.
-pub fn as_clap_reads(arguments: impl IntoIterator<Item = String>) -> Vec<String> {
-    let mut rewritten: Vec<String> = Vec::new();
+/// `-vault-addr=`, as a chart writes it for an unset value, must leave `VAULT_ADDR` in force. Go stops at
+/// the first argument that is no flag; as the very first one it stays, for clap to say that it is unknown.
+pub fn as_clap_reads(arguments: impl IntoIterator<Item = String>) -> Arguments {
+    let mut read = Arguments::default();
     let mut value_follows = false;
-    for argument in arguments {
+    let mut arguments = arguments.into_iter();
+    while let Some(argument) = arguments.next() {
+        if value_follows {
+            value_follows = false;
+            if argument.is_empty() && read.flags.last().is_some_and(|flag| may_be_dropped(flag)) {
+                read.flags.pop();
+            } else {
+                read.flags.push(argument);
+            }
+            continue;
+        }
         let name = argument.trim_start_matches('-');
         let dashes = argument.len() - name.len();
-        let is_flag = !value_follows
-            && (1..=2).contains(&dashes)
+        let ends = dashes == 0 || name.is_empty();
+        if ends && !read.flags.is_empty() {
+            read.left_out.push(argument);
+            read.left_out.extend(arguments);
+            break;
+        }
+        let is_flag = (1..=2).contains(&dashes)
             && name.starts_with(|c: char| c.is_ascii_alphabetic())
-            && argument != "-h"
-            && argument != "-V";
-        if value_follows
-            && argument.is_empty()
-            && rewritten.last().is_some_and(|flag| may_be_dropped(flag))
-        {
-            rewritten.pop();
-            value_follows = false;
-            continue;
-        }
-        value_follows = false;
+            && !matches!(argument.as_str(), "-h" | "-V");
         if !is_flag {
-            rewritten.push(argument);
+            read.flags.push(argument);
             continue;
         }
+        read.openbaos |= name.starts_with("openbao-");
         if name
             .strip_suffix('=')
             .is_some_and(|name| !MEANT_EMPTY.contains(&name) && !SWITCHES.contains(&name))
         {
             continue;
         }
-        let switch = SWITCHES.contains(&name);
-        if switch {
-            rewritten.push(format!("--{name}=true"));
+        if SWITCHES.contains(&name) {
+            read.flags.push(format!("--{name}=true"));
         } else {
             value_follows = !name.contains('=') && name != "help";
-            rewritten.push(format!("--{name}"));
+            read.flags.push(format!("--{name}"));
         }
     }
-    rewritten
+    read
 }
 
 fn may_be_dropped(flag: &str) -> bool {
@@ -85,7 +102,27 @@ mod tests {
     use super::*;
 
     fn rewritten(arguments: &[&str]) -> Vec<String> {
-        as_clap_reads(arguments.iter().map(|&argument| argument.to_owned()))
+        let read = as_clap_reads(arguments.iter().map(|&argument| argument.to_owned()));
+        assert_eq!(read.left_out, [""; 0]);
+        read.flags
+    }
+
+    #[test]
+    fn go_stops_at_what_is_no_flag() {
+        for (given, left) in [
+            (
+                ["-debug", "true", "-vault-addr=x"],
+                &["true", "-vault-addr=x"][..],
+            ),
+            (["-debug=t", "--", "-endpoint"], &["--", "-endpoint"]),
+            (["-debug", "-", "x"], &["-", "x"]),
+            (["-debug", "", "x"], &["", "x"]),
+        ] {
+            let read = as_clap_reads(given.map(str::to_owned));
+            assert_eq!(read.flags.len(), 1, "{given:?}");
+            assert_eq!(read.left_out, left);
+        }
+        assert_eq!(rewritten(&["serve", "---x"]), ["serve", "---x"]);
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! The flags, as they are given: names, defaults and help.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use tracing::level_filters::LevelFilter;
 
 use super::{arguments, duration};
 use crate::params::Flavour;
 use crate::policy::{Own, Pattern, Policy};
-use crate::spec::Method;
+use crate::spec::{Method, Tls};
 
 /// Whether pod tokens may be minted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,9 +44,9 @@ pub struct Flags {
     /// Log at debug level (use -log-level=debug)
     #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
     pub debug: bool,
-    /// Log level: off, error, warn, info, debug, trace
-    #[arg(long, default_value = "info")]
-    pub log_level: String,
+    /// Log level: off, error, warn, info, debug, trace [default: info]
+    #[arg(long)]
+    pub log_level: Option<String>,
     /// Log format
     #[arg(long, value_enum, default_value = "json")]
     pub log_format: LogFormat,
@@ -62,7 +64,7 @@ pub struct Flags {
     pub hmac_secret_name: Option<String>,
     /// Accepted for the incumbent's sake, without effect: every mounted volume's token is kept
     #[arg(long)]
-    pub cache_size: Option<i64>,
+    pub cache_size: Option<String>,
     /// Address of the server
     #[arg(long, alias = "openbao-addr")]
     pub vault_addr: Option<String>,
@@ -88,8 +90,8 @@ pub struct Flags {
     #[arg(long, alias = "openbao-tls-client-key")]
     pub vault_tls_client_key: Option<PathBuf>,
     /// Accept any certificate
-    #[arg(long, alias = "openbao-tls-skip-verify", action = clap::ArgAction::Set, value_parser = arguments::boolean, hide_possible_values = true)]
-    pub vault_tls_skip_verify: Option<bool>,
+    #[arg(long, alias = "openbao-tls-skip-verify", action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
+    pub vault_tls_skip_verify: bool,
     /// Addresses a class may name, besides -vault-addr; `*` stands for a part of a host. Given several
     /// times or with commas; unset: any
     #[arg(long, value_delimiter = ',', action = clap::ArgAction::Append)]
@@ -100,7 +102,7 @@ pub struct Flags {
     /// Auth mounts a class may name, besides -vault-mount
     #[arg(long, value_delimiter = ',', action = clap::ArgAction::Append)]
     pub allow_auth_mount: Option<Vec<String>>,
-    /// Methods a class may use: GET, POST, PUT
+    /// Methods a class may use: GET, LIST, POST, PUT
     #[arg(long, value_delimiter = ',', action = clap::ArgAction::Append, value_parser = method)]
     pub allow_method: Option<Vec<Method>>,
     /// Directory that a class' CA and client certificate files must lie in
@@ -149,9 +151,45 @@ pub struct Flags {
     /// Whether a pod's token may be minted where the driver sent none
     #[arg(long, value_enum, default_value = "auto")]
     pub token_request: TokenRequest,
+    /// A kubeconfig to reach the API server by; for a daemon that runs outside of its cluster
+    #[arg(long)]
+    pub kubeconfig: Option<PathBuf>,
 }
 
 impl Flags {
+    /// What is wrong with single flags of ours.
+    pub fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.renew_concurrency == 0 {
+            faults.push("-renew-concurrency: 0 would renew nothing; give at least 1".to_owned());
+        }
+        if self.path_check_interval.is_zero() {
+            faults.push(
+                "-path-check-interval: 0s would look without pause; give at least 100ms".to_owned(),
+            );
+        }
+        if self.poll_interval.is_zero() {
+            faults.push(
+                "-poll-interval: 0s is no interval; give the driver's --rotation-poll-interval"
+                    .to_owned(),
+            );
+        }
+        faults
+    }
+
+    /// The TLS settings among them.
+    pub fn tls(&self) -> Tls {
+        Tls {
+            ca_pem: None,
+            ca_file: self.vault_tls_ca_cert.clone(),
+            ca_directory: self.vault_tls_ca_directory.clone(),
+            server_name: self.vault_tls_server_name.clone(),
+            client_certificate: self.vault_tls_client_cert.clone(),
+            client_key: self.vault_tls_client_key.clone(),
+            skip_verify: self.vault_tls_skip_verify,
+        }
+    }
+
     /// What a class may choose, besides what we are configured with.
     pub fn policy(&self) -> Policy {
         let patterns = |texts: &Option<Vec<String>>| {
@@ -171,6 +209,47 @@ impl Flags {
     }
 }
 
+/// How we are served where nobody says so: a socket's name tells, else the flags or the program's name.
+pub fn guessed(program: &str, socket: Option<&OsStr>, openbaos_flags: bool) -> Flavour {
+    let program = program.rsplit('/').next().unwrap_or_default();
+    let socket = socket.unwrap_or_default().to_string_lossy();
+    let openbao = if socket.contains("bao") {
+        true
+    } else {
+        !socket.contains("vault") && (openbaos_flags || program.contains("bao"))
+    };
+    if openbao {
+        Flavour::OpenBao
+    } else {
+        Flavour::Vault
+    }
+}
+
+/// The log's level. An unknown one is `info`, as in the incumbent: a slip here must not stop a node.
+pub fn level(named: Option<&str>, debug: bool, notes: &mut Vec<String>) -> LevelFilter {
+    let Some(named) = named else {
+        return if debug {
+            LevelFilter::DEBUG
+        } else {
+            LevelFilter::INFO
+        };
+    };
+    match named.trim().to_lowercase().as_str() {
+        "off" => LevelFilter::OFF,
+        "error" => LevelFilter::ERROR,
+        "warn" => LevelFilter::WARN,
+        "info" => LevelFilter::INFO,
+        "debug" => LevelFilter::DEBUG,
+        "trace" => LevelFilter::TRACE,
+        _ => {
+            notes.push(format!(
+                "-log-level: {named:?} is none of off, error, warn, info, debug, trace, so info holds"
+            ));
+            LevelFilter::INFO
+        }
+    }
+}
+
 fn flavour(text: &str) -> Result<Flavour, String> {
     match text {
         "vault" => Ok(Flavour::Vault),
@@ -182,8 +261,9 @@ fn flavour(text: &str) -> Result<Flavour, String> {
 fn method(text: &str) -> Result<Method, String> {
     match text.to_ascii_uppercase().as_str() {
         "GET" => Ok(Method::Get),
+        "LIST" => Ok(Method::List),
         "POST" => Ok(Method::Post),
         "PUT" => Ok(Method::Put),
-        _ => Err(format!("{text:?} is none of GET, POST, PUT")),
+        _ => Err(format!("{text:?} is none of GET, LIST, POST, PUT")),
     }
 }

@@ -9,8 +9,8 @@ use crate::spec::{Endpoint, Tls};
 const USUAL_ADDRESS: &str = "https://127.0.0.1:8200";
 impl Reader {
     pub fn auth_mount(&mut self, defaults: &Defaults) -> String {
-        let kubernetes = self.take("vaultKubernetesMountPath");
-        let auth = self.take("vaultAuthMountPath");
+        let kubernetes = self.take_given("vaultKubernetesMountPath");
+        let auth = self.take_given("vaultAuthMountPath");
         if kubernetes.is_some() && auth.is_some() {
             self.fault(
                 "vaultAuthMountPath",
@@ -18,7 +18,7 @@ impl Reader {
                 "keep vaultAuthMountPath alone",
             );
         }
-        let given = auth.or(kubernetes);
+        let given = auth.or(kubernetes).filter(|path| !path.is_empty());
         let text = given.unwrap_or_else(|| defaults.auth_mount.clone());
         path::mount(&text).unwrap_or_else(|problem| {
             let problem = format!("{text:?} {problem}");
@@ -32,9 +32,9 @@ impl Reader {
     }
 
     pub fn endpoint(&mut self, defaults: &Defaults) -> Endpoint {
-        let given = self
-            .take("vaultAddress")
-            .or_else(|| defaults.address.clone());
+        let given = self.take("vaultAddress");
+        let agent = defaults.agent_address.clone();
+        let given = agent.or(given).or_else(|| defaults.address.clone());
         let address = given.unwrap_or_else(|| USUAL_ADDRESS.to_owned());
         let address = lower_scheme(address.trim_end_matches('/'));
         if let Err(problem) = check_address(&address) {
@@ -80,13 +80,25 @@ impl Reader {
         tls.server_name = self.take("vaultTLSServerName").or(tls.server_name);
         let certificate = self.take("vaultTLSClientCertPath").map(PathBuf::from);
         let key = self.take("vaultTLSClientKeyPath").map(PathBuf::from);
-        if certificate.is_some() || key.is_some() {
-            // Never a tenant's certificate with the daemon's own key.
+        if certificate.is_some() != key.is_some() {
+            // Never the default's other half: that belongs to another certificate.
+            let (there, missing) = match certificate {
+                Some(_) => ("vaultTLSClientCertPath", "vaultTLSClientKeyPath"),
+                None => ("vaultTLSClientKeyPath", "vaultTLSClientCertPath"),
+            };
+            self.fault(
+                there,
+                format!("is set without {missing}"),
+                "give both: a certificate is of use with its own key only",
+            );
+        }
+        if certificate.is_some() {
             (tls.client_certificate, tls.client_key) = (certificate, key);
         }
-        if let Some(text) = self.take("vaultSkipTLSVerify") {
+        if let Some(text) = self.take_given("vaultSkipTLSVerify") {
             match boolean(&text) {
-                Some(value) => tls.skip_verify = value,
+                // Either says it: the incumbents' client never takes it back.
+                Some(value) => tls.skip_verify |= value,
                 None => self.fault(
                     "vaultSkipTLSVerify",
                     format!("{text:?} is neither true nor false"),

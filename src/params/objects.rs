@@ -1,29 +1,15 @@
 //! The YAML (or JSON) list under `objects`.
 
 use std::collections::HashSet;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::Value;
-use serde_yaml::{Budget, Location, Spanned};
+use serde_yaml::{Budget, Spanned};
 
 use super::fault::Fault;
-use super::{names, path};
-use crate::spec::{Encoding, Method, Object, Request, Selector};
+use super::object::{Item, Told};
+use crate::spec::Object;
 
 /// The most objects of a class.
 const MOST: usize = 500;
-
-/// The fields of an object.
-pub const FIELDS: &[&str] = &[
-    "objectName",
-    "secretPath",
-    "secretKey",
-    "method",
-    "secretArgs",
-    "filePermission",
-    "encoding",
-];
 
 /// Reads the list. Faults and warnings are added to those of the rest of the class; an object with a
 /// fault is left out of the answer.
@@ -33,7 +19,11 @@ pub fn parse(
     faults: &mut Vec<Fault>,
     warnings: &mut Vec<String>,
 ) -> Vec<Object> {
-    let listed: Option<Vec<Spanned<Listed>>> =
+    let (text, more) = first_document(text);
+    if more {
+        warnings.push("objects: only the first YAML document is read".to_owned());
+    }
+    let listed: Option<Vec<Spanned<Item>>> =
         match serde_yaml::from_str_with_options(text, options()) {
             Ok(listed) => listed,
             Err(error) => {
@@ -69,8 +59,13 @@ pub fn parse(
     }
     let mut objects = Vec::with_capacity(listed.len());
     for (index, listed) in listed.into_iter().enumerate() {
+        let mut told = Told {
+            index,
+            faults,
+            warnings,
+        };
         let place = listed.referenced;
-        objects.extend(listed.value.typed(index, place, mode, faults, warnings));
+        objects.extend(listed.value.typed(text, place, mode, &mut told));
     }
     clashes(&objects, faults);
     objects
@@ -87,9 +82,6 @@ fn said(error: &serde_yaml::Error) -> String {
         serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => {
             return format!("the key {:?} is there twice", super::cut(key));
         }
-        serde_yaml::Error::MultipleDocuments { .. } => {
-            return "there is more than one document".to_owned();
-        }
         _ => {}
     }
     let text = error.to_string();
@@ -103,7 +95,7 @@ fn said(error: &serde_yaml::Error) -> String {
 fn options() -> serde_yaml::Options {
     let mut budget = Budget::default();
     budget.max_nodes = 20_000;
-    budget.max_depth = 16;
+    budget.max_depth = 64;
     budget.max_aliases = 64;
     serde_yaml::options! {
         legacy_octal_numbers: true,
@@ -113,197 +105,27 @@ fn options() -> serde_yaml::Options {
     }
 }
 
-type Text = Option<Spanned<Option<String>>>;
-
-/// An object as it is written.
-#[derive(Default)]
-struct Listed {
-    object_name: Text,
-    secret_path: Text,
-    secret_key: Text,
-    method: Text,
-    encoding: Text,
-    secret_args: Option<Spanned<Option<Value>>>,
-    file_permission: Option<Spanned<Option<Value>>>,
-    unknown: Vec<String>,
-}
-
-impl<'de> Deserialize<'de> for Listed {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = Listed;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with objectName and secretPath")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Listed, A::Error> {
-                let mut listed = Listed::default();
-                while let Some(name) = map.next_key::<String>()? {
-                    match name.as_str() {
-                        "objectName" => listed.object_name = Some(map.next_value()?),
-                        "secretPath" => listed.secret_path = Some(map.next_value()?),
-                        "secretKey" => listed.secret_key = Some(map.next_value()?),
-                        "method" => listed.method = Some(map.next_value()?),
-                        "encoding" => listed.encoding = Some(map.next_value()?),
-                        "secretArgs" => listed.secret_args = Some(map.next_value()?),
-                        "filePermission" => listed.file_permission = Some(map.next_value()?),
-                        _ => {
-                            map.next_value::<IgnoredAny>()?;
-                            listed.unknown.push(name);
-                        }
-                    }
-                }
-                Ok(listed)
-            }
-        }
-        deserializer.deserialize_map(Fields)
-    }
-}
-
-impl Listed {
-    fn typed(
-        self,
-        index: usize,
-        place: Location,
-        mode: u32,
-        faults: &mut Vec<Fault>,
-        warnings: &mut Vec<String>,
-    ) -> Option<Object> {
-        let before = faults.len();
-        let field = |name: &str| format!("objects[{index}].{name}");
-        for name in &self.unknown {
-            warnings.push(format!(
-                "objects[{index}]: {}",
-                names::unknown("field", name, FIELDS)
-            ));
-        }
-        let mut tell = |name: &str, at: Location, problem: String, fix: &str| {
-            faults.push(Fault::new(field(name), problem, fix).at(at.line(), at.column()));
+/// The text up to the end of its first YAML document, as the incumbents' parser stops there; and whether
+/// more follows. A line that begins with `---` or `...` cannot stand within a document.
+fn first_document(text: &str) -> (&str, bool) {
+    let mut begun = false;
+    let mut end = 0;
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim_end();
+        let marks = |mark: &str| {
+            bare.strip_prefix(mark)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t']))
         };
-        let (name, at) = text(self.object_name.as_ref(), place);
-        if let Err(problem) = path::file(name) {
-            tell(
-                "objectName",
-                at,
-                format!("{name:?} {problem}"),
-                "give the file's path within the volume, relative and without \"..\"",
-            );
+        if (begun && marks("---")) || marks("...") {
+            let rest = text.get(end + line.len()..).unwrap_or_default();
+            let more = bare.len() > 3 || !rest.trim().is_empty();
+            return (text.get(..end).unwrap_or_default(), more);
         }
-        let (written, at) = text(self.secret_path.as_ref(), place);
-        let (api, query) = written.split_once('?').unwrap_or((written, ""));
-        let api = path::api(api).unwrap_or_else(|problem| {
-            tell(
-                "secretPath",
-                at,
-                format!("{api:?} {problem}"),
-                "give the API path as in `vault read`, e.g. secret/data/app",
-            );
-            String::new()
-        });
-        let (written, at) = text(self.method.as_ref(), place);
-        let method = method(written).unwrap_or_else(|problem| {
-            tell("method", at, problem, "use GET, POST or PUT");
-            Method::Get
-        });
-        let (written, at) = text(self.encoding.as_ref(), place);
-        let encoding = encoding(written).unwrap_or_else(|problem| {
-            tell("encoding", at, problem, "use utf-8, base64 or hex");
-            Encoding::Utf8
-        });
-        let args = self.secret_args.and_then(|args| {
-            let at = args.referenced;
-            match args.value? {
-                // serde_json sorts the keys of its maps.
-                Value::Object(map) => Some(Value::Object(map).to_string()),
-                _ => {
-                    tell(
-                        "secretArgs",
-                        at,
-                        "is no map".to_owned(),
-                        "give the request's fields as a map",
-                    );
-                    None
-                }
-            }
-        });
-        let mode = self.file_permission.map_or(mode, |written| {
-            let at = written.referenced;
-            permission(written.value.as_ref(), mode).unwrap_or_else(|problem| {
-                tell("filePermission", at, problem, "give the permission bits, from 0 to 0777 in octal (0644) or 511 in decimal (420)");
-                mode
-            })
-        });
-        let (key, _) = text(self.secret_key.as_ref(), place);
-        let object = Object {
-            name: name.to_owned(),
-            request: Request {
-                method,
-                path: api,
-                query: path::query(query),
-                args,
-            },
-            selector: if key.is_empty() {
-                Selector::Response
-            } else {
-                Selector::Key(key.to_owned())
-            },
-            encoding,
-            mode,
-        };
-        (faults.len() == before).then_some(object)
+        // Comments and directives may stand before the first `---`.
+        begun |= marks("---") || !(bare.trim_start().is_empty() || bare.starts_with(['#', '%']));
+        end += line.len();
     }
-}
-
-fn text(written: Option<&Spanned<Option<String>>>, place: Location) -> (&str, Location) {
-    written.map_or(("", place), |written| {
-        (
-            written.value.as_deref().unwrap_or_default(),
-            written.referenced,
-        )
-    })
-}
-
-/// A method, in any case; none is a read.
-fn method(written: &str) -> Result<Method, String> {
-    match written.to_ascii_uppercase().as_str() {
-        "" | "GET" => Ok(Method::Get),
-        "POST" => Ok(Method::Post),
-        "PUT" => Ok(Method::Put),
-        _ => Err(format!("{written:?} cannot be used")),
-    }
-}
-
-/// An encoding, in any case.
-fn encoding(written: &str) -> Result<Encoding, String> {
-    match written.to_ascii_lowercase().as_str() {
-        "" | "utf-8" => Ok(Encoding::Utf8),
-        "base64" => Ok(Encoding::Base64),
-        "hex" => Ok(Encoding::Hex),
-        _ => Err(format!("{written:?} is not known")),
-    }
-}
-
-/// Permission bits: a number (old octal was read as such), or a text in octal. Zero and nothing mean the
-/// volume's own, as for the incumbent.
-fn permission(written: Option<&Value>, usual: u32) -> Result<u32, String> {
-    let bits = match written {
-        None => 0,
-        Some(Value::Number(number)) => number
-            .as_u64()
-            .ok_or_else(|| format!("{number} is out of range"))?,
-        Some(Value::String(text)) => {
-            let digits = text.strip_prefix("0o").unwrap_or(text);
-            u64::from_str_radix(digits, 8).map_err(|_| format!("{text:?} is no octal number"))?
-        }
-        Some(_) => return Err("is no number".to_owned()),
-    };
-    match u32::try_from(bits) {
-        Ok(0) => Ok(usual),
-        Ok(bits) if bits <= 0o777 => Ok(bits),
-        _ => Err(format!("{bits} (0o{bits:o}) is out of range")),
-    }
+    (text, false)
 }
 
 /// Two objects for one file, or a file where another needs a directory.

@@ -4,16 +4,34 @@
 const LONGEST_PATH: usize = 4096;
 const LONGEST_NAME: usize = 255;
 
-/// An API path without its query: `v1/` and slashes before it are taken off.
+/// A query's pairs, decoded.
+pub type Query = Vec<(String, String)>;
+
+/// An API path without its query: `v1/` and slashes before it are taken off, doubled ones and those at its
+/// end too, as the incumbents' client does (`path.Join`).
 ///
 /// # Errors
-/// Says what is wrong with it. A percent sign is refused: the path is encoded here, once, and whoever
-/// writes one either means an encoded separator or would not get what he means.
+/// Says what is wrong with it. An escape (`%2f`) is refused: the path is encoded here, once, so that whoever
+/// writes one either means a separator or would not get what he means. A percent sign alone is one.
 pub fn api(text: &str) -> Result<String, String> {
     let path = text.strip_prefix('/').unwrap_or(text);
     let path = path.strip_prefix("v1/").unwrap_or(path);
-    segments(path)?;
-    Ok(path.to_owned())
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+    let path = parts.join("/");
+    let escaped = path.split('%').skip(1).find_map(|after| {
+        let digits = after.get(..2)?;
+        digits
+            .chars()
+            .all(|c| c.is_ascii_hexdigit())
+            .then_some(digits)
+    });
+    if let Some(digits) = escaped {
+        return Err(format!(
+            "has the escape %{digits}: write the character itself, it is escaped on its way"
+        ));
+    }
+    segments(&path, &['\\'])?;
+    Ok(path)
 }
 
 /// An auth mount: slashes at its ends are taken off.
@@ -22,18 +40,18 @@ pub fn api(text: &str) -> Result<String, String> {
 /// Says what is wrong with it.
 pub fn mount(text: &str) -> Result<String, String> {
     let path = text.trim_matches('/');
-    segments(path)?;
+    segments(path, &['%', '\\', '#', '?'])?;
     Ok(path.to_owned())
 }
 
-fn segments(path: &str) -> Result<(), String> {
+fn segments(path: &str, refused: &[char]) -> Result<(), String> {
     if path.is_empty() {
         return Err("is empty".to_owned());
     }
     if let Some(c) = path.chars().find(|c| c.is_control()) {
         return Err(format!("has the control character {c:?}"));
     }
-    if let Some(c) = path.chars().find(|c| matches!(c, '%' | '\\' | '#' | '?')) {
+    if let Some(c) = path.chars().find(|c| refused.contains(c)) {
         return Err(format!("has the character {c:?}, which no path may have"));
     }
     for segment in path.split('/') {
@@ -80,22 +98,37 @@ pub fn file(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The pairs of a query, decoded as a form is.
-#[must_use]
-pub fn query(text: &str) -> Vec<(String, String)> {
-    let decoded = |part: &str| {
-        let spaced = part.replace('+', " ");
-        percent_encoding::percent_decode_str(&spaced)
-            .decode_utf8_lossy()
-            .into_owned()
-    };
-    text.split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decoded(name), decoded(value))
-        })
-        .collect()
+/// The pairs of a query, decoded as a form is and sorted by name, as Go's `url.Values` writes them.
+///
+/// # Errors
+/// Says what is wrong with it: what Go's `url.ParseQuery` refuses, and what is not UTF-8.
+pub fn query(text: &str) -> Result<Query, String> {
+    let mut pairs = Vec::new();
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        if pair.contains(';') {
+            return Err("has a semicolon, which separates nothing".to_owned());
+        }
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        pairs.push((decoded(name)?, decoded(value)?));
+    }
+    // Stable: the values of one name keep their order.
+    pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(pairs)
+}
+
+fn decoded(part: &str) -> Result<String, String> {
+    let escapes = part.split('%').skip(1);
+    for after in escapes {
+        let digits = after.get(..2).unwrap_or_default();
+        if digits.len() < 2 || !digits.chars().all(|c| c.is_ascii_hexdigit()) {
+            return Err("has a percent sign without two hexadecimal digits".to_owned());
+        }
+    }
+    let spaced = part.replace('+', " ");
+    let decoded = percent_encoding::percent_decode_str(&spaced).decode_utf8();
+    decoded
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| "has an escape that is no UTF-8".to_owned())
 }
 
 #[cfg(test)]
@@ -109,8 +142,13 @@ mod tests {
             "/v1/secret/app",
             "/secret/app",
             "secret/app",
+            "//secret//app/",
+            "v1//secret/app//",
         ] {
             assert_eq!(api(text), Ok("secret/app".to_owned()));
+        }
+        for text in ["secret/50%", "secret/50%off", "secret/a#b", "a b+c"] {
+            assert_eq!(api(text), Ok(text.to_owned()));
         }
         assert_eq!(
             api("kv/päth with space"),
@@ -124,16 +162,15 @@ mod tests {
             "",
             "/",
             "v1/",
-            "a//b",
             "a/../b",
             "..",
             "a/./b",
-            "a/",
             "a/%2e%2e/b",
             "a%2fb",
             "a\nb",
             "a\\b",
-            "a#b",
+            "50%25",
+            "%2E",
         ];
         for text in wrong {
             assert!(api(text).is_err(), "{text:?}");
@@ -156,8 +193,17 @@ mod tests {
     fn queries_are_decoded_as_forms() {
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(
-            query("version=1&a%20b=c+d&flag"),
-            [pair("version", "1"), pair("a b", "c d"), pair("flag", "")]
+            query("version=1&a%20b=c+d&&flag&a=2&a=1"),
+            Ok(vec![
+                pair("a", "2"),
+                pair("a", "1"),
+                pair("a b", "c d"),
+                pair("flag", ""),
+                pair("version", "1"),
+            ])
         );
+        for wrong in ["a=%zz", "a=%", "%4=1", "a=1;b=2", "a=%ff"] {
+            assert!(query(wrong).is_err(), "{wrong}");
+        }
     }
 }

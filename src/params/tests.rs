@@ -8,12 +8,15 @@ use serde_json::json;
 use super::*;
 use crate::spec::{Encoding, Method, Selector};
 
+mod incumbent;
+
 const TARGET: &str = "/var/lib/kubelet/pods/uid-1/volumes/kubernetes.io~csi/v/mount";
 
 fn defaults() -> Defaults {
     Defaults {
         flavour: Flavour::Vault,
         address: Some("https://vault:8200".to_owned()),
+        agent_address: None,
         namespace: None,
         auth_mount: "kubernetes".to_owned(),
         tls: Tls::default(),
@@ -114,8 +117,12 @@ fn openbaos_spellings_mean_the_same() {
     let spec = parsed(json!({"baoAddress": "http://a", "openbaoNamespace": "n"})).spec;
     assert_eq!(spec.endpoint.address, "http://a");
     assert_eq!(spec.endpoint.namespace.as_deref(), Some("n"));
-    let told = refused(json!({"baoAddress": "http://a", "vaultAddress": "http://b"}));
-    assert!(told.contains("vaultAddress: is given again"), "{told}");
+    let both = parsed(json!({"baoAddress": "http://a", "vaultAddress": "http://b"}));
+    assert_eq!(both.spec.endpoint.address, "http://b");
+    assert_eq!(
+        both.warnings,
+        ["\"baoAddress\" has no effect beside \"vaultAddress\": keep one of them"]
+    );
 }
 
 #[test]
@@ -159,7 +166,7 @@ fn all_faults_are_told_together_with_field_and_place() {
         "vaultAddress": "10.0.0.1:8200",
         "vaultNamespace": "a\nb",
         "vaultSkipTLSVerify": "maybe",
-        "objects": "- objectName: ../x\n  secretPath: secret/../y\n- objectName: b\n  secretPath: c\n  filePermission: 01644\n  method: PATCH\n  encoding: rot13\n",
+        "objects": "- objectName: ../x\n  secretPath: secret/../y\n- objectName: b\n  secretPath: c\n  filePermission: 0x1ffffffff\n  method: PATCH\n  secretKey: k\n  encoding: rot13\n",
     }));
     for part in [
         "roleName: is missing",
@@ -195,7 +202,10 @@ fn yaml_that_cannot_be_read_has_its_place_told() {
             "- objectName: a\n  secretPath: p\n- objectName: a/b\n  secretPath: q\n",
             "as a directory",
         ),
-        ("- objectName: a\n  secretPath: p/%2e%2e/q\n", "'%'"),
+        (
+            "- objectName: a\n  secretPath: p/%2e%2e/q\n",
+            "the escape %2e",
+        ),
         ("- objectName: /a\n  secretPath: p\n", "is absolute"),
         (
             "- objectName: a\n  secretPath: p\n  secretArgs: [1]\n",
@@ -214,13 +224,17 @@ fn permissions_are_octal_as_people_write_them() {
         ("0o600", 0o600),
         ("420", 0o644),
         ("\"0644\"", 0o644),
+        ("\"420\"", 0o644),
+        ("'0o600'", 0o600),
         ("0", 0o644),
+        ("~", 0o644),
         ("0777", 0o777),
+        ("420.9", 0o644),
     ] {
         let yaml = format!("- objectName: a\n  secretPath: p\n  filePermission: {written}\n");
         assert_eq!(object(&yaml).mode, mode, "{written}");
     }
-    for written in ["01000", "-1", "rw", "[1]"] {
+    for written in ["4294967296", "-1", "rw", "\"\"", "[1]", "true"] {
         let yaml = format!("- objectName: a\n  secretPath: p\n  filePermission: {written}\n");
         let told = refused(json!({ "objects": yaml }));
         assert!(told.contains("objects[0].filePermission (line 3"), "{told}");
@@ -249,7 +263,8 @@ fn json_and_defaults() {
         r#"[{"objectName": "a", "secretPath": "p", "secretKey": null, "encoding": "BASE64"}]"#,
     );
     assert_eq!(object.selector, Selector::Response);
-    assert_eq!(object.encoding, Encoding::Base64);
+    // A whole response is JSON: an encoding says nothing of it.
+    assert_eq!(object.encoding, Encoding::Utf8);
     assert_eq!(object.request.method, Method::Get);
     assert_eq!(object.request.args, None);
 }
@@ -312,7 +327,7 @@ fn messages_quote_no_password_and_no_argument() {
             "  secretArgs: {a: 7777, a: 1}\n".to_owned(),
             "\"a\" is there twice",
         ),
-        ("---\n- b: 7777\n".to_owned(), "more than one document"),
+        ("  secretArgs: {a: [7777\n".to_owned(), "cannot be read"),
     ] {
         let told = refused(json!({ "objects": format!("{head}{tail}") }));
         assert!(told.contains(part) && !told.contains("7777"), "{told}");

@@ -89,7 +89,7 @@ impl Reader {
     }
 
     pub fn offered(&mut self, tokens: Option<&str>) -> BTreeMap<String, OfferedToken> {
-        let Some(tokens) = tokens.filter(|tokens| !tokens.is_empty()) else {
+        let Some(tokens) = tokens.filter(|tokens| !matches!(*tokens, "" | "null")) else {
             return BTreeMap::new();
         };
         let mut offered: BTreeMap<String, OfferedToken> = serde_json::from_str(tokens)

@@ -14,6 +14,7 @@ use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
 use x509_parser::pem::parse_x509_pem;
 
+use super::bare;
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, clean};
 use super::transport::{Call, Reply, Transport};
 use crate::clock::Moment;
@@ -191,20 +192,20 @@ pub async fn read(
     let name = read_name(request);
     let asked = asked(&name, endpoint);
     let call = Call {
-        method: match request.method {
-            Verb::Get => Method::GET,
-            Verb::Post => Method::POST,
-            Verb::Put => Method::PUT,
-        },
+        method: Method::from_bytes(request.method.as_str().as_bytes())
+            .map_err(|_| VaultError::new(Kind::Settings, asked, "no such method"))?,
         path: &request.path,
         query: &request.query,
         body: request.args.as_ref().map(|args| args.as_bytes().to_vec()),
         token: Some(token),
         patience: None,
     };
-    let reply = send(transport, endpoint, asked, call, None).await?;
+    let mut reply = send(transport, endpoint, asked, call, None).await?;
     if reply.body.expose().is_empty() {
         return Err(VaultError::new(Kind::Empty, asked, "the reply is empty"));
+    }
+    if let Some(enveloped) = bare::enveloped(reply.body.expose()) {
+        reply.body = enveloped;
     }
     let envelope: Envelope<'_> = parse(asked, &reply)?;
     let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
@@ -241,7 +242,7 @@ pub async fn read(
 
 /// What keeps a reply good that has no lease, and for how long.
 fn life(method: Verb, signs: &Signs, refresh: Duration) -> (Keep, Duration) {
-    if method == Verb::Get {
+    if matches!(method, Verb::Get | Verb::List) {
         let rotated = signs.last_vault_rotation.is_some() || signs.rotation_period.is_some();
         return match signs.ttl.as_ref().and_then(serde_json::Value::as_u64) {
             Some(0) if rotated => (Keep::Rotated, ROTATING_NOW),

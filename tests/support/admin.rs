@@ -25,6 +25,7 @@ fn ca_certificate() -> String {
 pub struct Admin {
     url: String,
     token: String,
+    namespace: String,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
@@ -53,6 +54,7 @@ impl Admin {
         Self {
             url: url.to_owned(),
             token: token.to_owned(),
+            namespace: String::new(),
             client: Client::builder(TokioExecutor::new()).build(connector),
         }
     }
@@ -63,6 +65,22 @@ impl Admin {
             token: token.to_owned(),
             ..self.clone()
         }
+    }
+
+    /// The same one in a namespace, which is made with all above it.
+    pub async fn in_namespace(&self, namespace: &str) -> Self {
+        let mut inner = self.clone();
+        for name in namespace.split('/') {
+            inner
+                .write(&format!("sys/namespaces/{name}"), json!({}))
+                .await;
+            let above = match inner.namespace.as_str() {
+                "" => String::new(),
+                above => format!("{above}/"),
+            };
+            inner.namespace = format!("{above}{name}");
+        }
+        inner
     }
 
     /// Calls, and gives status and body.
@@ -76,6 +94,7 @@ impl Admin {
             .method(method)
             .uri(format!("{}/v1/{path}", self.url))
             .header("X-Vault-Token", &self.token)
+            .header("X-Vault-Namespace", &self.namespace)
             .header("Content-Type", "application/json")
             .body(Full::new(sent))
             .expect("a request");

@@ -75,7 +75,13 @@ impl ApiServer {
         kube::Client::try_from(config).unwrap()
     }
 
-    /// Forbids verbs (`get`, `create`, `update`, `list`, `watch`, `token`).
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.address
+    }
+
+    /// Forbids verbs (`get`, `create`, `update`, `list`, `watch`, `token`), of everything or of one
+    /// resource (`watch pods`).
     pub fn forbid(&self, verbs: &[&'static str]) {
         self.with(|cluster| cluster.forbidden = verbs.to_vec());
     }
@@ -176,6 +182,11 @@ impl ApiServer {
 }
 
 impl Cluster {
+    fn forbids(&self, verb: &str, resource: &str) -> bool {
+        let mut forbidden = self.forbidden.iter();
+        forbidden.any(|known| *known == verb || *known == format!("{verb} {resource}"))
+    }
+
     fn note(&mut self, resource: &'static str, kind: &str, mut object: Value) -> Value {
         self.version += 1;
         object["metadata"]["resourceVersion"] = json!(self.version.to_string());
@@ -218,7 +229,9 @@ async fn answer(
     let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
     let path = parts.uri.path();
     let last = path.rsplit('/').next().unwrap_or_default();
-    let resource = if path.contains("/events.k8s.io/") {
+    let resource = if path.ends_with("/selfsubjectaccessreviews") {
+        "reviews"
+    } else if path.contains("/events.k8s.io/") {
         "events"
     } else if path.contains("/pods") {
         "pods"
@@ -252,7 +265,10 @@ async fn answer(
     if let Some(code) = state.failing {
         return status(code, "Failing");
     }
-    if state.forbidden.contains(&verb) {
+    if resource == "reviews" {
+        return review(&state, &body);
+    }
+    if state.forbids(verb, resource) {
         return status(403, "Forbidden");
     }
     match verb {
@@ -298,6 +314,16 @@ async fn answer(
             answer
         }
     }
+}
+
+/// Whether the asker may do what he asks about.
+fn review(state: &Cluster, body: &Bytes) -> Response {
+    let mut review: Value = serde_json::from_slice(body).unwrap();
+    let asked = &review["spec"]["resourceAttributes"];
+    let text = |name: &str| asked[name].as_str().unwrap_or_default();
+    let (verb, resource) = (text("verb"), text("resource"));
+    review["status"] = json!({"allowed": !state.forbids(verb, resource)});
+    (StatusCode::CREATED, Json(review)).into_response()
 }
 
 fn write(state: &mut Cluster, verb: &str, body: &Bytes) -> Response {

@@ -197,12 +197,7 @@ impl Daemon {
         let address =
             told.and_then(|line| line.split('"').find(|part| part.starts_with("127.0.0.1:")));
         let address = address.ok_or(io::ErrorKind::NotConnected)?;
-        let mut stream = TcpStream::connect(address).await?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok(answer)
+        ask(address, path).await
     }
 
     pub fn pid(&self) -> u32 {
@@ -230,4 +225,14 @@ pub fn holds(directory: &Path, text: &str) -> bool {
                 .any(|part| part == text.as_bytes())
         })
     })
+}
+
+/// What a health server answers.
+pub async fn ask(address: impl tokio::net::ToSocketAddrs, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await?;
+    Ok(answer)
 }
