@@ -11,6 +11,20 @@
 //! let token = leasehold::redacted::Secret::from("hvs.secret".to_owned());
 //! println!("{token}");
 //! ```
+//! ```compile_fail
+//! let token = leasehold::redacted::Secret::from("hvs.secret".to_owned());
+//! serde_json::to_string(&token);
+//! ```
+//!
+//! Each of them compiles once it is told what to do:
+//!
+//! ```
+//! let token = leasehold::redacted::Secret::from("hvs.secret".to_owned());
+//! println!("{:?}", token.expose().len());
+//! serde_json::to_string(&token.expose().len());
+//! ```
+//!
+//! `tests/unprintable.rs` says the same of every type that holds one.
 
 use zeroize::Zeroizing;
 

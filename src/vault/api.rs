@@ -15,7 +15,7 @@ use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfReques
 use x509_parser::pem::parse_x509_pem;
 
 use super::bare;
-use super::error::{Asked, VaultError, VaultErrorKind as Kind, clean};
+use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
 use super::transport::{Call, Reply, Transport};
 use crate::clock::Moment;
 use crate::grant::{Grant, Keep, Renewal, Term, TokenKind};
@@ -114,9 +114,13 @@ pub async fn login(
     let reply = send_typed(transport, endpoint, asked, &typed, None, None, Some(jwt)).await;
     // The request type keeps the token in a plain string: it is wiped here.
     zeroize::Zeroize::zeroize(&mut { typed }.jwt);
-    let reply = reply?;
-    let parsed: Auth = parse(asked, &reply)?;
-    let uses: Uses = parse(asked, &reply).unwrap_or_default();
+    logged_in(asked, &reply?, jwt)
+}
+
+/// What a login's reply grants.
+pub fn logged_in(asked: Asked<'_>, reply: &Reply, jwt: &Secret) -> Result<LoggedIn, VaultError> {
+    let parsed: Auth = parse(asked, reply)?;
+    let uses: Uses = parse(asked, reply).unwrap_or_default();
     let auth = parsed
         .auth
         .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply grants no token"))?;
@@ -127,11 +131,10 @@ pub async fn login(
             "the server asks for a second factor, which a pod cannot give",
         ));
     }
-    for warning in parsed.warnings.iter().flatten() {
-        tracing::debug!(call = name, warning, "the server warns");
-    }
+    let token = Secret::from(auth.client_token);
+    tell_warnings(asked, parsed.warnings, &[jwt, &token]);
     Ok(LoggedIn {
-        token: Secret::from(auth.client_token),
+        token,
         accessor: auth.accessor,
         kind: if auth.token_type == "batch" {
             TokenKind::Batch
@@ -200,7 +203,19 @@ pub async fn read(
         token: Some(token),
         patience: None,
     };
-    let mut reply = send(transport, endpoint, asked, call, None).await?;
+    let reply = send(transport, endpoint, asked, call, None).await?;
+    granted(asked, request, reply, sent, refresh, token)
+}
+
+/// What a read's reply grants.
+pub fn granted(
+    asked: Asked<'_>,
+    request: &Request,
+    mut reply: Reply,
+    sent: Moment,
+    refresh: Duration,
+    token: &Secret,
+) -> Result<Grant, VaultError> {
     if reply.body.expose().is_empty() {
         return Err(VaultError::new(Kind::Empty, asked, "the reply is empty"));
     }
@@ -215,12 +230,10 @@ pub async fn read(
             _ => "the reply has no data",
         };
         let warnings = envelope.warnings.unwrap_or_default().join("; ");
-        let text = clean(&format!("{why} {warnings}"));
+        let text = shown(&format!("{why} {warnings}"), &[token.expose()]);
         return Err(VaultError::new(Kind::Empty, asked, text));
     };
-    for warning in envelope.warnings.iter().flatten() {
-        tracing::debug!(call = name, warning, "the server warns");
-    }
+    tell_warnings(asked, envelope.warnings, &[token]);
     // Data that is no object, or has these fields in other types, shows no sign of a life.
     let signs: Signs = serde_json::from_str(data.get()).unwrap_or_default();
     let (keep, granted) = if envelope.lease_id.is_empty() {
@@ -299,7 +312,12 @@ pub async fn renew_self(
         None,
     )
     .await?;
-    let mut parsed: Auth = parse(asked, &reply)?;
+    renewed_self(asked, &reply, sent)
+}
+
+/// What a token's renewal grants.
+pub fn renewed_self(asked: Asked<'_>, reply: &Reply, sent: Moment) -> Result<Renewal, VaultError> {
+    let mut parsed: Auth = parse(asked, reply)?;
     let mut auth = parsed
         .auth
         .take()
@@ -327,7 +345,12 @@ pub async fn renew_lease(
     let mut call = post("sys/leases/renew", &body, token);
     call.patience = Some(patience);
     let reply = send(transport, endpoint, asked, call, None).await?;
-    let lease: Lease = parse(asked, &reply)?;
+    renewed_lease(asked, &reply, sent)
+}
+
+/// What a lease's renewal grants.
+pub fn renewed_lease(asked: Asked<'_>, reply: &Reply, sent: Moment) -> Result<Renewal, VaultError> {
+    let lease: Lease = parse(asked, reply)?;
     Ok(renewal(
         sent,
         lease.lease_duration,
@@ -399,6 +422,18 @@ fn capped(warnings: Option<&[String]>) -> bool {
         .unwrap_or_default()
         .iter()
         .any(|warning| warning.contains("exceeded the effective max_ttl"))
+}
+
+/// The warnings of a success, in the log. A plugin that repeats what it was asked repeats it here as well.
+fn tell_warnings(asked: Asked<'_>, warnings: Option<Vec<String>>, hidden: &[&Secret]) {
+    let hidden: Vec<&str> = hidden.iter().map(|secret| secret.expose()).collect();
+    for warning in warnings.iter().flatten() {
+        tracing::debug!(
+            call = asked.call,
+            warning = shown(warning, &hidden),
+            "the server warns"
+        );
+    }
 }
 
 pub fn asked<'a>(call: &'a str, endpoint: &'a Endpoint) -> Asked<'a> {

@@ -100,7 +100,7 @@ impl VaultError {
                 .chain(warnings)
                 .map(String::as_str)
                 .collect();
-            clean(&without(texts.join("; "), hidden))
+            shown(&texts.join("; "), hidden)
         });
         let deleted = body.as_ref().is_some_and(|body| body.data.is_some());
         let kind = match reply.status {
@@ -273,6 +273,11 @@ impl fmt::Display for VaultError {
 
 impl std::error::Error for VaultError {}
 
+/// The server's words as they may be shown: what is `hidden` is struck out, and they are one clean line.
+pub(super) fn shown(text: &str, hidden: &[&str]) -> String {
+    clean(&without(text.to_owned(), hidden))
+}
+
 /// Strikes out what is hidden, and whatever looks like a token: it may be another pod's.
 fn without(text: String, hidden: &[&str]) -> String {
     let hidden = hidden.iter().filter(|secret| !secret.is_empty());
@@ -300,7 +305,7 @@ fn is_token(word: &str) -> bool {
 }
 
 /// One line, no control characters, not long; the server's own list decoration goes.
-pub(super) fn clean(text: &str) -> String {
+fn clean(text: &str) -> String {
     let line: String = text
         .chars()
         .map(|c| if c.is_control() { ' ' } else { c })

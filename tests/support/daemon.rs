@@ -114,13 +114,14 @@ impl Node {
     pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Daemon {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.path().join(format!("log-{start}"));
+        let said = File::create(&log).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
             .args(&self.flags)
             .env_clear()
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(File::create(&log).expect("a log"))
+            .stdout(said.try_clone().expect("the same log"))
+            .stderr(said)
             .spawn()
             .expect("the daemon starts");
         Daemon { child, log }
