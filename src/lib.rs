@@ -25,6 +25,7 @@
 //! | [`grant`] | what the server gave, when it is renewed, and through which door |
 //! | [`spec`] | what was asked |
 //! | [`metrics`], [`clock`], [`redacted`] | counters, time, secrets that cannot be printed |
+//! | `fuzzing` | what must hold of foreign bytes; built for tests and fuzzing alone |
 
 pub mod admin;
 pub mod app;
@@ -32,6 +33,8 @@ pub mod check;
 pub mod clock;
 pub mod config;
 pub mod events;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod grant;
 pub mod metrics;
 pub mod missing;

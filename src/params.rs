@@ -7,6 +7,8 @@
 mod args;
 mod endpoint;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod names;
 mod object;
 mod objects;
@@ -29,6 +31,8 @@ use crate::spec::{Login, MountSpec, Pod, Tls, VolumeId};
 /// The largest attributes or secrets, in bytes.
 const LARGEST: usize = 1024 * 1024;
 const ROLE: &str = "roleName";
+/// The most warnings that are told of one class.
+const WARNINGS: usize = 40;
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
 /// Keys with this beginning come from the driver, not from the class.
 const CONTEXT: &str = "csi.storage.k8s.io/";
@@ -168,6 +172,7 @@ pub fn parse(
     let mut offered = reader.offered(tokens.as_deref());
     let wanted = offered.remove(&audience);
     reader.warn_unknown();
+    reader.bound_warnings();
     if !reader.faults.is_empty() {
         return Err(Faults {
             faults: reader.faults,
@@ -360,6 +365,19 @@ impl Reader {
                 self.warnings
                     .push(names::unknown("parameter", name, PARAMETERS));
             }
+        }
+    }
+}
+
+impl Reader {
+    /// A class can have thousands of unknown names, each of which would be a line of the log at each poll.
+    fn bound_warnings(&mut self) {
+        let more = self.warnings.len().saturating_sub(WARNINGS);
+        if more > 0 {
+            self.warnings.truncate(WARNINGS);
+            self.warnings.push(format!(
+                "{more} more of the class' names have no effect or are not meant so"
+            ));
         }
     }
 }

@@ -8,6 +8,8 @@
 mod agenda;
 mod care;
 mod due;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod journal;
 mod lane;
 mod lanes;

@@ -8,6 +8,8 @@ mod bare;
 mod breaker;
 mod classify;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 mod tls;
 mod transport;
 

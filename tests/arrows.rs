@@ -34,6 +34,11 @@ const PLAN: &[(&str, &[&str])] = &[
     ("events", &["metrics", "registry", "spec"]),
     ("missing", &["metrics"]),
     ("admin", &["metrics"]),
+    // Built for tests and by `cargo fuzz` alone.
+    (
+        "fuzzing",
+        &["params", "registry", "render", "spec", "vault"],
+    ),
     (
         "mount",
         &[

@@ -61,6 +61,17 @@ impl Reader {
                 "write it as team/sub",
             );
         }
+        // No server takes one of these for another namespace, but our own policy's `team/*` would let it by.
+        if namespace
+            .as_ref()
+            .is_some_and(|namespace| namespace.split('/').any(|part| matches!(part, "." | "..")))
+        {
+            self.fault(
+                "vaultNamespace",
+                "has the segment \".\" or \"..\"",
+                "write it as team/sub",
+            );
+        }
         Endpoint {
             address,
             namespace,

@@ -2,6 +2,33 @@
 
 use std::fmt;
 
+/// The most faults that one message tells: a class can have thousands, and its reader mends a few at a time.
+const TOLD: usize = 40;
+/// About the most bytes of a field's name, and of what is wrong with it, that a message shows. A class' own
+/// names and values stand in both, and it may be a mebibyte.
+const SHOWN: usize = 400;
+
+/// A class' words on one line: no tenant writes lines of their own into the log or the pod's events, nor turns
+/// round those that are there. Long ones are cut.
+pub fn shown(text: &str) -> String {
+    let unprintable = |c: char| {
+        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        c.is_control() || turns
+    };
+    let mut shown = String::new();
+    for c in text.chars() {
+        if shown.len() >= SHOWN {
+            shown.push('…');
+            break;
+        }
+        match unprintable(c) {
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// One fault: which field, where in it, what is wrong and how to mend it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -41,11 +68,11 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.field)?;
+        f.write_str(&shown(&self.field))?;
         if let Some((line, column)) = self.place {
             write!(f, " (line {line}, column {column})")?;
         }
-        write!(f, ": {}: {}", self.problem, self.fix)
+        write!(f, ": {}: {}", shown(&self.problem), self.fix)
     }
 }
 
@@ -74,7 +101,7 @@ impl fmt::Display for Faults {
         if more {
             write!(f, "{} faults: ", self.faults.len())?;
         }
-        for (index, fault) in self.faults.iter().enumerate() {
+        for (index, fault) in self.faults.iter().take(TOLD).enumerate() {
             if index > 0 {
                 f.write_str("; ")?;
             }
@@ -83,8 +110,36 @@ impl fmt::Display for Faults {
             }
             write!(f, "{fault}")?;
         }
-        Ok(())
+        match self.faults.len().saturating_sub(TOLD) {
+            0 => Ok(()),
+            left => write!(f, "; and {left} more"),
+        }
     }
 }
 
 impl std::error::Error for Faults {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_writes_no_lines_of_its_own() {
+        let forged = "a\nlevel=ERROR forged\u{202e}\u{1b}[31m";
+        let told = Fault::new(forged, forged, "mend it").to_string();
+        assert!(!told.contains(['\n', '\u{202e}', '\u{1b}']), "{told:?}");
+        assert!(told.contains("a\\u{a}level=ERROR"), "{told}");
+    }
+
+    #[test]
+    fn a_class_cannot_flood() {
+        let fault = Fault::new("é".repeat(1 << 20), "x".repeat(1 << 20), "mend it");
+        let faults = Faults {
+            faults: vec![fault; 500],
+            ..Faults::default()
+        };
+        let told = faults.to_string();
+        assert!(told.len() < 40 * 1024, "{}", told.len());
+        assert!(told.starts_with("500 faults: (1) é") && told.ends_with("; and 460 more"));
+    }
+}

@@ -1,5 +1,7 @@
 //! Unknown names, and the known one that was probably meant.
 
+use super::fault::shown;
+
 /// What people write in place of a known name, by similarity alone not to be found.
 const ALIASES: &[(&str, &str)] = &[
     ("vaultRole", "roleName"),
@@ -30,6 +32,7 @@ pub fn unknown(kind: &str, name: &str, known: &[&str]) -> String {
         .find(|(alias, meant)| alias.eq_ignore_ascii_case(name) && known.contains(meant))
         .map(|(_, meant)| *meant)
         .or_else(|| nearest(name, known));
+    let name = shown(name);
     match meant {
         Some(meant) => {
             format!("unknown {kind} {name:?} has no effect: did you mean {meant:?}?")

@@ -360,30 +360,36 @@ impl Open {
 
     fn read(&self, path: &Path) -> Result<(Record, bool), String> {
         let bytes = Zeroizing::new(fs::read(path).map_err(|error| error.to_string())?);
-        let end = bytes
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .ok_or("no header line")?;
-        let (header, record) = bytes.split_at(end);
-        let record = record.get(1..).unwrap_or_default();
-        let header = std::str::from_utf8(header).map_err(|_| "the header is not text")?;
-        let fields = header
-            .strip_prefix(FORMAT)
-            .ok_or_else(|| format!("not of the format `{FORMAT}`"))?;
-        let (boot_id, sum) = fields.trim().split_once(' ').ok_or("a short header")?;
-        if sum != checksum(record) {
-            return Err("the checksum does not fit: a torn or altered file".to_owned());
-        }
-        // The parser's message could quote what it read: only the place is told.
-        let record: Record = serde_json::from_slice(record).map_err(|error| {
-            format!(
-                "not a record, at line {} column {}",
-                error.line(),
-                error.column()
-            )
-        })?;
+        let (record, boot_id) = parsed(&bytes)?;
         Ok((record, boot_id == self.boot_id))
     }
+}
+
+/// The record of a file's bytes, and the boot that they were written in.
+pub(super) fn parsed(bytes: &[u8]) -> Result<(Record, &str), String> {
+    let end = bytes
+        .iter()
+        .position(|byte| *byte == b'\n')
+        .ok_or("no header line")?;
+    let (header, record) = bytes.split_at(end);
+    let record = record.get(1..).unwrap_or_default();
+    let header = std::str::from_utf8(header).map_err(|_| "the header is not text")?;
+    let fields = header
+        .strip_prefix(FORMAT)
+        .ok_or_else(|| format!("not of the format `{FORMAT}`"))?;
+    let (boot_id, sum) = fields.trim().split_once(' ').ok_or("a short header")?;
+    if sum != checksum(record) {
+        return Err("the checksum does not fit: a torn or altered file".to_owned());
+    }
+    // The parser's message could quote what it read: only the place is told.
+    let record: Record = serde_json::from_slice(record).map_err(|error| {
+        format!(
+            "not a record, at line {} column {}",
+            error.line(),
+            error.column()
+        )
+    })?;
+    Ok((record, boot_id))
 }
 
 fn erase(path: &Path) -> io::Result<()> {

@@ -352,7 +352,9 @@ pub fn uri(address: &str, path: &str, query: &[(String, String)]) -> Result<Uri,
     let uri: Uri = text.parse().map_err(|error| {
         SendError::Settings(format!("the address {address:?} is no URL: {error}"))
     })?;
-    if matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some() {
+    if matches!(uri.scheme_str(), Some("http" | "https"))
+        && uri.host().is_some_and(|host| !host.is_empty())
+    {
         Ok(uri)
     } else {
         Err(SendError::Settings(format!(
