@@ -36,6 +36,15 @@ scale *parts:
 chaos *args:
     cargo test --test chaos -- {{args}}
 
+# One fuzz target guided by coverage, against the locked dependencies: just fuzz replies -max_total_time=600
+fuzz target *args:
+    cp Cargo.lock fuzz/Cargo.lock
+    cargo +nightly fuzz run {{target}} -- -max_len=16384 -timeout=10 {{args}}
+
+# What is in the shipped binary, as CycloneDX JSON: leasehold_bin.cdx.json
+sbom:
+    cargo cyclonedx --format json --spec-version 1.5 --describe binaries --target x86_64-unknown-linux-musl
+
 # The shipped binary
 build:
     cargo build --release
