@@ -144,7 +144,7 @@ async fn the_matrix_of_trust() {
         (
             &[("vaultCACertPath", &ca), ("vaultTLSClientCertPath", &ca)],
             Code::InvalidArgument,
-            "go together",
+            "vaultTLSClientCertPath: is set without vaultTLSClientKeyPath",
         ),
         (
             &[("vaultCACertPath", &ca), ("vaultTLSServerName", "a b")],
@@ -279,5 +279,5 @@ async fn a_class_certificate_does_not_go_with_the_daemons_key() {
         .err()
         .unwrap();
     assert_eq!(told.0, Code::InvalidArgument);
-    assert!(told.1.contains("go together"), "{told:?}");
+    assert!(told.1.contains("without vaultTLSClientKeyPath"), "{told:?}");
 }
