@@ -316,6 +316,7 @@ fn vault_settings(config: &Config) -> vault::Settings {
     let usual = vault::Settings::default();
     vault::Settings {
         request_timeout: config.client_timeout.unwrap_or(usual.request_timeout),
+        proxies: config.proxies.clone(),
         ..usual
     }
 }

@@ -21,6 +21,7 @@ pub use self::flags::TokenRequest;
 use self::flags::{Flags, LogFormat, guessed, level};
 use crate::params::{Defaults, Flavour};
 use crate::policy::{Own, Policy};
+use crate::proxy::Proxies;
 use crate::spec::Tls;
 use crate::telemetry::Telemetry;
 
@@ -82,6 +83,8 @@ pub struct Config {
     pub renew_rate: u32,
     /// How long a reply of the server is waited for, where the environment says so.
     pub client_timeout: Option<Duration>,
+    /// The proxies of the environment.
+    pub proxies: Proxies,
     /// Whether pod tokens may be minted.
     pub token_request: TokenRequest,
     /// A kubeconfig in place of the cluster we run in.
@@ -168,6 +171,7 @@ impl Config {
         let tls = flags.tls();
         let tls = environment::over(tls, environment.tls(&mut faults));
         let client_timeout = environment.client_timeout(&mut faults);
+        let proxies = environment.proxies(&mut faults);
         let tls = tls.unwrap_or_else(|fault| {
             faults.push(fault);
             Tls::default()
@@ -228,6 +232,7 @@ impl Config {
             renew_concurrency: flags.renew_concurrency,
             renew_rate: flags.renew_rate,
             client_timeout,
+            proxies,
             token_request: flags.token_request,
             kubeconfig: flags.kubeconfig,
             node_name: environment.own("NODE_NAME"),

@@ -24,6 +24,7 @@
 //! | [`missing`] | what the installation does not give us, and the manifest lines that would |
 //! | [`grant`] | what the server gave, when it is renewed, and through which door |
 //! | [`spec`] | what was asked |
+//! | [`proxy`] | which proxy stands before an address |
 //! | [`metrics`], [`clock`], [`redacted`] | counters, time, secrets that cannot be printed |
 //! | `fuzzing` | what must hold of foreign bytes; built for tests and fuzzing alone |
 
@@ -44,6 +45,7 @@ pub mod paths;
 pub mod pods;
 pub mod policy;
 pub mod provider;
+pub mod proxy;
 pub mod redacted;
 pub mod registry;
 pub mod render;

@@ -7,6 +7,7 @@ mod api;
 mod bare;
 mod breaker;
 mod classify;
+mod connect;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -28,11 +29,12 @@ use self::transport::Transport;
 use crate::clock::{Clock, Moment};
 use crate::grant::{Grant, KeepError, LeaseKeeper, Renewal, Revoked, Session, Term};
 use crate::metrics::Metrics;
+use crate::proxy::Proxies;
 use crate::redacted::Secret;
 use crate::spec::{Endpoint, Login, Request};
 
 /// Bounds of the client.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// For a connection with its TLS handshake.
     pub connect_timeout: Duration,
@@ -42,6 +44,8 @@ pub struct Settings {
     pub mounts_in_flight: usize,
     /// For a health check of a server whose answer leaves its health open.
     pub health_timeout: Duration,
+    /// What stands before addresses.
+    pub proxies: Proxies,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
 }
@@ -53,6 +57,7 @@ impl Default for Settings {
             request_timeout: Duration::from_secs(15),
             mounts_in_flight: 64,
             health_timeout: Duration::from_secs(3),
+            proxies: Proxies::default(),
             refresh: Duration::from_secs(3600),
         }
     }
@@ -77,11 +82,15 @@ impl Vault {
     #[must_use]
     pub fn new(settings: Settings, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
+            breakers: Breakers::new(settings.request_timeout, metrics.clone()),
+            transport: Transport::new(
+                settings.connect_timeout,
+                settings.request_timeout,
+                settings.proxies.clone(),
+            ),
             settings,
             clock,
-            breakers: Breakers::new(settings.request_timeout, metrics.clone()),
             metrics,
-            transport: Transport::new(settings.connect_timeout, settings.request_timeout),
             gates: Mutex::new(HashMap::new()),
         }))
     }

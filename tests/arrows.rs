@@ -18,10 +18,14 @@ const PLAN: &[(&str, &[&str])] = &[
     ("metrics", &[]),
     ("telemetry", &[]),
     ("spec", &[]),
+    ("proxy", &[]),
     ("grant", &["clock", "redacted", "spec"]),
     ("params", &["redacted", "spec"]),
     ("render", &["clock", "grant", "redacted", "spec"]),
-    ("vault", &["clock", "grant", "metrics", "redacted", "spec"]),
+    (
+        "vault",
+        &["clock", "grant", "metrics", "proxy", "redacted", "spec"],
+    ),
     (
         "registry",
         &["clock", "grant", "metrics", "redacted", "spec"],
@@ -60,7 +64,10 @@ const PLAN: &[(&str, &[&str])] = &[
         ],
     ),
     ("check", &["params", "spec"]),
-    ("config", &["params", "policy", "spec", "telemetry"]),
+    (
+        "config",
+        &["params", "policy", "proxy", "spec", "telemetry"],
+    ),
     (
         "app",
         &[

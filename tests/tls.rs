@@ -1,4 +1,5 @@
-//! TLS to the server: what is trusted, what is not, and what a class may say about it.
+//! TLS to the server: files that are rotated, redirects, and whose key goes with which certificate. What is
+//! trusted, and by which way a server is reached, stands in the matrix (`tls/matrix.rs`).
 
 #![allow(
     clippy::unwrap_used,
@@ -7,10 +8,13 @@
     clippy::indexing_slicing
 )]
 
+#[path = "tls/matrix.rs"]
+mod matrix;
 mod support;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use dev_vault::{Action, DevVault, Fault, Options, ServiceAccounts};
@@ -21,18 +25,25 @@ use support::driver::{Driver, Volume, request};
 use support::world::{KV, class};
 use tonic::Code;
 
+/// A server that is set up, and an API server that its logins are checked by.
 struct World {
     vault: DevVault,
     accounts: ServiceAccounts,
+}
+
+/// A node and its daemon.
+struct Served {
     node: Node,
     driver: Driver,
     _daemon: Daemon,
 }
 
+type Mounted = Result<usize, (Code, String)>;
+
 impl World {
-    async fn new() -> Self {
+    async fn new(tls: bool) -> Self {
         let options = Options {
-            tls: true,
+            tls,
             ..Options::default()
         };
         let vault = DevVault::start(options).await.expect("dev-vault");
@@ -41,127 +52,50 @@ impl World {
         admin
             .shop(&accounts.url(), Value::Null, "720h", json!({}))
             .await;
-        let node = Node::new(&vault.url(), &[]);
-        let daemon = node.start().await;
-        Self {
+        Self { vault, accounts }
+    }
+
+    /// Where it listens.
+    fn address(&self) -> SocketAddr {
+        let url = self.vault.url();
+        let port = url.rsplit_once(':').unwrap().1.parse().unwrap();
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    async fn serve(&self, flags: &[&str], environment: &[(&str, &str)]) -> Served {
+        let node = Node::new(&self.vault.url(), flags);
+        let daemon = node.until_ready(node.spawn_with(environment)).await;
+        Served {
             driver: Driver::dial(&node.socket()),
-            vault,
-            accounts,
             node,
             _daemon: daemon,
         }
     }
 
-    async fn mount(&self, parameters: &[(&str, &str)]) -> Result<usize, (Code, String)> {
+    /// How many files a mount of a class with these parameters gives.
+    async fn mount<V: AsRef<str>>(&self, served: &Served, parameters: &[(&str, V)]) -> Mounted {
         let mut class = class(KV);
         for (name, value) in parameters {
-            class[name] = json!(value);
+            class[name] = json!(value.as_ref());
         }
-        let volume = Volume::new(&self.node.pods(), "shop", "web", "uid-web", "secrets");
+        let volume = Volume::new(&served.node.pods(), "shop", "web", "uid-web", "secrets");
         volume.prepare();
         let jwt = self
             .accounts
             .mint("shop", "web", "vault", Duration::from_secs(600));
         let tokens = BTreeMap::from([("vault".to_owned(), jwt)]);
         let attributes = volume.attributes(&class, &tokens);
-        let answer = self.driver.call(request(&volume, &attributes, "")).await;
+        let answer = served.driver.call(request(&volume, &attributes, "")).await;
         answer
             .map(|answer| answer.files.len())
             .map_err(|status| (status.code(), status.message().to_owned()))
     }
 }
 
-/// Parameters, the code they get, and a part of the message.
-type Refused<'a> = (&'a [(&'a str, &'a str)], Code, &'a str);
-
-#[tokio::test]
-async fn the_matrix_of_trust() {
-    let world = World::new().await;
-    let directory = tempfile::tempdir().unwrap();
-    let file = |name: &str, text: &str| {
-        let path = directory.path().join(name);
-        fs::write(&path, text).unwrap();
-        path.display().to_string()
-    };
-    let ca = file("ca.crt", world.vault.ca_pem());
-    let other = rcgen::generate_simple_self_signed(vec!["other".to_owned()]).unwrap();
-    let other = file("other.crt", &other.cert.pem());
-    let empty = file("empty.crt", "nothing");
-    // As a ConfigMap is mounted: a directory with `..data`, and a link through it.
-    let mounted = directory.path().join("configmap");
-    fs::create_dir_all(mounted.join("..2026")).unwrap();
-    fs::write(mounted.join("..2026/ca.crt"), world.vault.ca_pem()).unwrap();
-    std::os::unix::fs::symlink("..2026", mounted.join("..data")).unwrap();
-    std::os::unix::fs::symlink("..data/ca.crt", mounted.join("ca.crt")).unwrap();
-    let mounted = mounted.display().to_string();
-    let port = world.vault.url().rsplit_once(':').unwrap().1.to_owned();
-    let by_address = format!("https://127.0.0.1:{port}");
-
-    let good: &[&[(&str, &str)]] = &[
-        &[("vaultCACertPath", &ca)],
-        &[("vaultCACert", world.vault.ca_pem())],
-        &[("vaultCADirectory", &mounted)],
-        &[("vaultSkipTLSVerify", "true")],
-        &[("vaultCACertPath", &ca), ("vaultAddress", &by_address)],
-        &[
-            ("vaultCACertPath", &ca),
-            ("vaultTLSServerName", "localhost"),
-            ("vaultAddress", &by_address),
-        ],
-    ];
-    for parameters in good {
-        assert_eq!(world.mount(parameters).await, Ok(1), "{parameters:?}");
-    }
-    let bad: &[Refused<'_>] = &[
-        (
-            &[("vaultCACertPath", &other)],
-            Code::Unavailable,
-            "invalid peer certificate",
-        ),
-        (
-            &[
-                ("vaultCACertPath", &ca),
-                ("vaultTLSServerName", "vault.example"),
-            ],
-            Code::Unavailable,
-            "not valid for name",
-        ),
-        (
-            &[("vaultCACertPath", "/nowhere/ca.crt")],
-            Code::InvalidArgument,
-            "vaultCACertPath /nowhere/ca.crt",
-        ),
-        (
-            &[("vaultCACertPath", &empty)],
-            Code::InvalidArgument,
-            "vaultCACertPath: no certificate in PEM",
-        ),
-        (
-            &[("vaultCACert", "nothing")],
-            Code::InvalidArgument,
-            "vaultCACert: no certificate in PEM",
-        ),
-        (
-            &[("vaultCACertPath", &ca), ("vaultTLSClientCertPath", &ca)],
-            Code::InvalidArgument,
-            "vaultTLSClientCertPath: is set without vaultTLSClientKeyPath",
-        ),
-        (
-            &[("vaultCACertPath", &ca), ("vaultTLSServerName", "a b")],
-            Code::InvalidArgument,
-            "vaultTLSServerName",
-        ),
-    ];
-    for (parameters, code, told) in bad {
-        let (got, message) = world.mount(parameters).await.err().unwrap();
-        assert_eq!(got, *code, "{parameters:?}: {message}");
-        assert!(message.contains(told), "{told:?} in {message:?}");
-    }
-}
-
 #[tokio::test]
 async fn files_that_are_rotated_are_read_again_without_a_restart() {
-    let world = World::new().await;
+    let world = World::new(true).await;
+    let served = world.serve(&[], &[]).await;
     let directory = tempfile::tempdir().unwrap();
     // As a Secret is mounted: the files change behind one link.
     let put = |version: &str, text: &str| {
@@ -181,7 +115,7 @@ async fn files_that_are_rotated_are_read_again_without_a_restart() {
         ("vaultCACertPath", file.as_str()),
         ("vaultCADirectory", &whole),
     ] {
-        let refused = world.mount(&[trusted]).await;
+        let refused = world.mount(&served, &[trusted]).await;
         assert!(refused.is_err_and(|(code, _)| code == Code::Unavailable));
     }
     put("..2", world.vault.ca_pem());
@@ -189,16 +123,20 @@ async fn files_that_are_rotated_are_read_again_without_a_restart() {
         ("vaultCACertPath", file.as_str()),
         ("vaultCADirectory", &whole),
     ] {
-        assert_eq!(world.mount(&[trusted]).await, Ok(1), "{trusted:?}");
+        assert_eq!(world.mount(&served, &[trusted]).await, Ok(1), "{trusted:?}");
     }
     // Half of a rotation: what was read before serves on.
     put("..3", "half of a certifi");
-    assert_eq!(world.mount(&[("vaultCACertPath", &file)]).await, Ok(1));
+    assert_eq!(
+        world.mount(&served, &[("vaultCACertPath", &file)]).await,
+        Ok(1)
+    );
 }
 
 #[tokio::test]
 async fn a_redirect_is_followed_once_and_from_https_to_https_alone() {
-    let (standby, leader) = (World::new().await, World::new().await);
+    let (standby, leader) = (World::new(true).await, World::new(true).await);
+    let served = standby.serve(&[], &[]).await;
     let plain = DevVault::start(Options::default()).await.unwrap();
     let trust = format!("{}{}", standby.vault.ca_pem(), leader.vault.ca_pem());
     let login = "/v1/auth/kubernetes/login";
@@ -212,21 +150,21 @@ async fn a_redirect_is_followed_once_and_from_https_to_https_alone() {
     redirect(&leader.vault.url());
     let before = leader.vault.calls().len();
     let told = standby
-        .mount(&[("vaultCACert", &trust)])
+        .mount(&served, &[("vaultCACert", &trust)])
         .await
         .err()
         .unwrap();
     assert_eq!(leader.vault.calls().len() - before, 1, "{told:?}");
     // Without the leader's CA it is not.
     let told = standby
-        .mount(&[("vaultCACert", standby.vault.ca_pem())])
+        .mount(&served, &[("vaultCACert", standby.vault.ca_pem())])
         .await
         .err()
         .unwrap();
     assert!(told.1.contains("invalid peer certificate"), "{told:?}");
     redirect(&plain.url());
     let told = standby
-        .mount(&[("vaultCACert", &trust)])
+        .mount(&served, &[("vaultCACert", &trust)])
         .await
         .err()
         .unwrap();
@@ -235,7 +173,7 @@ async fn a_redirect_is_followed_once_and_from_https_to_https_alone() {
     // A circle is not gone round.
     redirect(&standby.vault.url());
     let told = standby
-        .mount(&[("vaultCACert", &trust)])
+        .mount(&served, &[("vaultCACert", &trust)])
         .await
         .err()
         .unwrap();
@@ -247,7 +185,7 @@ async fn a_redirect_is_followed_once_and_from_https_to_https_alone() {
 
 #[tokio::test]
 async fn a_class_certificate_does_not_go_with_the_daemons_key() {
-    let world = World::new().await;
+    let world = World::new(true).await;
     let directory = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(vec!["client".to_owned()]).unwrap();
     let (certificate, key) = (
@@ -261,20 +199,16 @@ async fn a_class_certificate_does_not_go_with_the_daemons_key() {
         format!("-vault-tls-client-key={}", key.display()),
     ];
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let node = Node::new(&world.vault.url(), &flags);
-    let daemon = node.start().await;
-    let driver = Driver::dial(&node.socket());
-    let world = World {
-        driver,
-        node,
-        _daemon: daemon,
-        ..world
-    };
+    let served = world.serve(&flags, &[]).await;
     let ca = ("vaultCACert", world.vault.ca_pem());
-    assert_eq!(world.mount(&[ca]).await, Ok(1), "both are the daemon's");
+    assert_eq!(
+        world.mount(&served, &[ca]).await,
+        Ok(1),
+        "both are the daemon's"
+    );
     let own = certificate.display().to_string();
     let told = world
-        .mount(&[ca, ("vaultTLSClientCertPath", &own)])
+        .mount(&served, &[ca, ("vaultTLSClientCertPath", &own)])
         .await
         .err()
         .unwrap();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{arguments, duration};
 use crate::params::Flavour;
+use crate::proxy::{Proxies, Said};
 use crate::spec::Tls;
 
 /// Variables that are accepted and do nothing here, and why.
@@ -107,6 +108,26 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
                 None
             }
         }
+    }
+
+    /// The proxies, as Go's clients read them: the first of both spellings that is not empty.
+    pub fn proxies(&self, faults: &mut Vec<String>) -> Proxies {
+        let either = |name: &str| {
+            self.own(name)
+                .or_else(|| self.own(&name.to_ascii_lowercase()))
+        };
+        let said = Said {
+            every: self
+                .variable("PROXY_ADDR")
+                .or_else(|| self.variable("HTTP_PROXY")),
+            http: either("HTTP_PROXY"),
+            https: either("HTTPS_PROXY"),
+            none: either("NO_PROXY"),
+        };
+        Proxies::new(said).unwrap_or_else(|fault| {
+            faults.push(format!("the proxy of the environment {fault}"));
+            Proxies::default()
+        })
     }
 
     /// What is set and does nothing here, to be said once.

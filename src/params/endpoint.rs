@@ -122,11 +122,16 @@ impl Reader {
 }
 
 fn check_address(address: &str) -> Result<(), String> {
+    if let Some(socket) = address.strip_prefix("unix://") {
+        return check_socket(socket);
+    }
     let rest = address
         .strip_prefix("https://")
         .or_else(|| address.strip_prefix("http://"));
     let Some(rest) = rest else {
-        return Err("has no https:// or http:// before the host".to_owned());
+        return Err(
+            "has no https:// or http:// before the host, nor unix:// before a path".to_owned(),
+        );
     };
     if rest.contains('@') {
         return Err("has a user name, which is not used".to_owned());
@@ -152,6 +157,21 @@ fn check_address(address: &str) -> Result<(), String> {
         Ok(_) => Ok(()),
         Err(error) => Err(format!("is no URL ({error})")),
     }
+}
+
+/// A Unix socket of an agent or proxy beside us (`ParseAddress` of vault/api).
+fn check_socket(path: &str) -> Result<(), String> {
+    if !path.starts_with('/') {
+        return Err(
+            "has no absolute path behind unix://, as in unix:///run/vault/agent.sock".to_owned(),
+        );
+    }
+    // A pattern of the policy must not be left by the back door.
+    if path.split('/').any(|part| matches!(part, "." | "..")) || path.chars().any(char::is_control)
+    {
+        return Err("has \".\", \"..\" or a control character in its path".to_owned());
+    }
+    Ok(())
 }
 
 /// A scheme counts in any case; our own comparisons know one.

@@ -77,6 +77,38 @@ pub fn fingerprint(settings: &Tls) -> Vec<(u64, u64, u64, i64)> {
     states
 }
 
+/// rustls among an error's causes. An I/O error hides what it was made of from `source`, and may have
+/// been made of another one.
+pub fn fault<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rustls::Error> {
+    if let Some(fault) = error.downcast_ref::<rustls::Error>() {
+        return Some(fault);
+    }
+    let hidden = error
+        .downcast_ref::<io::Error>()
+        .and_then(|error| error.get_ref());
+    let hidden = hidden.and_then(|hidden| fault(hidden));
+    hidden.or_else(|| error.source().and_then(fault))
+}
+
+/// A fault of TLS in words. What the server refuses of us, it says by an alert's number alone.
+pub fn told(fault: &rustls::Error) -> String {
+    use rustls::AlertDescription as Alert;
+    match fault {
+        rustls::Error::AlertReceived(Alert::CertificateRequired) => {
+            "the server asks for a client certificate, and none is set".to_owned()
+        }
+        rustls::Error::AlertReceived(
+            alert @ (Alert::BadCertificate
+            | Alert::CertificateExpired
+            | Alert::CertificateRevoked
+            | Alert::CertificateUnknown
+            | Alert::UnknownCA
+            | Alert::UnsupportedCertificate),
+        ) => format!("the server does not accept our client certificate ({alert:?})"),
+        fault => fault.to_string(),
+    }
+}
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
@@ -97,7 +129,16 @@ pub fn config(settings: &Tls) -> Result<ClientConfig, TlsError> {
         (Some(certificate), Some(key)) => {
             let chain = certificates("vaultTLSClientCertPath", certificate)?;
             let key = private_key(key)?;
-            Ok(builder.with_client_auth_cert(chain, key)?)
+            builder
+                .with_client_auth_cert(chain, key)
+                .map_err(|error| match error {
+                    rustls::Error::InconsistentKeys(_) => TlsError::Content {
+                        field: "vaultTLSClientKeyPath",
+                        problem: "this key and vaultTLSClientCertPath do not belong together"
+                            .to_owned(),
+                    },
+                    error => TlsError::Rustls(error),
+                })
         }
         (None, None) => Ok(builder.with_no_client_auth()),
         (Some(_), None) => Err(TlsError::Half("the key")),

@@ -9,18 +9,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{
+    CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
+};
 use http::{Method, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls_pki_types::ServerName;
 use tracing::warn;
 
+use super::connect::{self, Connector};
 use super::tls;
+use crate::proxy::Proxies;
 use crate::redacted::{Secret, SecretBytes};
 use crate::spec::{Endpoint, Tls};
 
@@ -28,6 +31,10 @@ use crate::spec::{Endpoint, Tls};
 pub const LARGEST_REPLY: usize = 4 * 1024 * 1024;
 /// Settings that no Mount has used for this many others are forgotten with their connections.
 const POOLS: usize = 256;
+
+/// Connections that are tried for a request that none of them has taken. A server that wants another client
+/// certificate ends each after the handshake, and says why only to a request that was on its way by then.
+const CONNECTIONS: u32 = 3;
 
 /// RFC 3986: what may stand in a path segment as it is.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -59,7 +66,12 @@ const X_VAULT_REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 const X_VAULT_TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
 const X_VAULT_NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 
-type Pool = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+/// The connections to one address under one set of TLS settings.
+struct Pool {
+    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
+    /// What a proxy wants to see in each request.
+    proxy_authorization: Option<HeaderValue>,
+}
 
 /// One call.
 pub struct Call<'a> {
@@ -108,6 +120,7 @@ pub enum SendError {
 pub struct Transport {
     connect_timeout: Duration,
     request_timeout: Duration,
+    proxies: Proxies,
     pools: Mutex<HashMap<(String, Tls), Made>>,
 }
 
@@ -118,10 +131,11 @@ struct Made {
 }
 
 impl Transport {
-    pub fn new(connect_timeout: Duration, request_timeout: Duration) -> Self {
+    pub fn new(connect_timeout: Duration, request_timeout: Duration, proxies: Proxies) -> Self {
         Self {
             connect_timeout,
             request_timeout,
+            proxies,
             pools: Mutex::new(HashMap::new()),
         }
     }
@@ -132,8 +146,7 @@ impl Transport {
         let uri = uri(&endpoint.address, call.path, call.query)?;
         let pool = self.pool(&endpoint.address, &endpoint.tls)?;
         let exchange = async {
-            let request = request(endpoint, call, &uri)?;
-            let response = once(&pool, request).await?;
+            let response = once(&pool, request(endpoint, call, &uri)?).await?;
             if response.status() != StatusCode::TEMPORARY_REDIRECT {
                 return read(response).await;
             }
@@ -141,7 +154,7 @@ impl Transport {
             // Another host, perhaps, so another pool: its name is checked by the same CA.
             let leader = address_of(&target);
             let pool = self.pool(&leader, &endpoint.tls)?;
-            read(once(&pool, request_to(endpoint, call, &target)?).await?).await
+            read(once(&pool, request(endpoint, call, &target)?).await?).await
         };
         let usual = self.request_timeout;
         let patience = call.patience.map_or(usual, |asked| asked.min(usual));
@@ -185,10 +198,8 @@ impl Transport {
     }
 
     fn connect(&self, address: &str, settings: &Tls) -> Result<Pool, SendError> {
-        let mut http = HttpConnector::new();
-        http.enforce_http(false);
-        http.set_connect_timeout(Some(self.connect_timeout));
-        http.set_nodelay(true);
+        let (connector, proxy_authorization) =
+            Connector::new(address, &self.proxies, self.connect_timeout);
         // Plain http uses no certificate: none is read, and a missing file is no fault.
         let config = if address.starts_with("https:") {
             tls::config(settings).map_err(|error| SendError::Settings(error.to_string()))?
@@ -208,11 +219,11 @@ impl Transport {
                 builder
                     .with_server_name_resolver(FixedServerNameResolver::new(name))
                     .enable_all_versions()
-                    .wrap_connector(http)
+                    .wrap_connector(connector)
             }
-            None => builder.enable_all_versions().wrap_connector(http),
+            None => builder.enable_all_versions().wrap_connector(connector),
         };
-        Ok(Client::builder(TokioExecutor::new())
+        let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(60))
@@ -221,36 +232,52 @@ impl Transport {
             .http2_keep_alive_timeout(Duration::from_secs(5))
             // Repeats only what was not written yet: a pooled connection that the server closed.
             .retry_canceled_requests(true)
-            .build(connector))
+            .build(connector);
+        Ok(Pool {
+            client,
+            proxy_authorization,
+        })
     }
 }
 
 async fn once(
     pool: &Pool,
-    request: http::Request<Full<Bytes>>,
+    mut request: http::Request<Full<Bytes>>,
 ) -> Result<http::Response<hyper::body::Incoming>, SendError> {
-    pool.request(request).await.map_err(|error| {
-        if is_tls(&error) {
-            SendError::Untrusted(causes(&error))
-        } else {
-            SendError::Unreachable(causes(&error))
+    if let Some(value) = &pool.proxy_authorization {
+        let headers = request.headers_mut();
+        headers.insert(PROXY_AUTHORIZATION, value.clone());
+    }
+    let mut response = pool.client.request(request.clone()).await;
+    for _ in 1..CONNECTIONS {
+        if !response.as_ref().is_err_and(|error| is_unsent(error)) {
+            break;
         }
-    })
+        response = pool.client.request(request.clone()).await;
+    }
+    let response = response.map_err(|error| broken(&error))?;
+    match response.status() {
+        // No server says so: it is the proxy's own answer.
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(SendError::Unreachable(
+            "the proxy wants a user name and a password, as in http://user:password@proxy:3128"
+                .to_owned(),
+        )),
+        _ => Ok(response),
+    }
 }
 
-/// Whether rustls is among an error's causes. An I/O error hides what it was made of from `source`.
-fn is_tls(error: &(dyn std::error::Error + 'static)) -> bool {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        let inner = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        if cause.is::<rustls::Error>() || inner.is_some_and(|inner| inner.is::<rustls::Error>()) {
-            return true;
-        }
-        next = cause.source();
+/// Whether a connection broke before its request was written: hyper cancels these alone.
+fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_canceled = |error: &hyper::Error| error.is_canceled();
+    error.downcast_ref().is_some_and(is_canceled) || error.source().is_some_and(is_unsent)
+}
+
+/// Why an exchange broke off: the network, or TLS, which speaks of the caller's settings as well.
+fn broken(error: &(dyn std::error::Error + 'static)) -> SendError {
+    match tls::fault(error) {
+        Some(fault) => SendError::Untrusted(tls::told(fault)),
+        None => SendError::Unreachable(causes(error)),
     }
-    false
 }
 
 /// An error with its causes: hyper's own text says little more than `client error`.
@@ -285,7 +312,7 @@ async fn read(response: http::Response<hyper::body::Incoming>) -> Result<Reply, 
                 limit: LARGEST_REPLY,
             }
         } else {
-            SendError::Unreachable(causes(error.as_ref()))
+            broken(error.as_ref())
         }
     })?;
     Ok(Reply {
@@ -296,14 +323,6 @@ async fn read(response: http::Response<hyper::body::Incoming>) -> Result<Reply, 
 }
 
 fn request(
-    endpoint: &Endpoint,
-    call: &Call<'_>,
-    uri: &Uri,
-) -> Result<http::Request<Full<Bytes>>, SendError> {
-    request_to(endpoint, call, uri)
-}
-
-fn request_to(
     endpoint: &Endpoint,
     call: &Call<'_>,
     uri: &Uri,
@@ -338,7 +357,7 @@ fn request_to(
 
 /// `<address>/v1/<path>?<query>`, each part encoded once.
 pub fn uri(address: &str, path: &str, query: &[(String, String)]) -> Result<Uri, SendError> {
-    let mut text = format!("{}/v1", address.trim_end_matches('/'));
+    let mut text = format!("{}/v1", connect::base(address));
     for segment in path.split('/') {
         text.push('/');
         text.extend(utf8_percent_encode(segment, SEGMENT));
@@ -358,7 +377,7 @@ pub fn uri(address: &str, path: &str, query: &[(String, String)]) -> Result<Uri,
         Ok(uri)
     } else {
         Err(SendError::Settings(format!(
-            "the address {address:?} needs http:// or https:// and a host"
+            "the address {address:?} needs http:// or https:// and a host, or unix:// and a path"
         )))
     }
 }
@@ -448,7 +467,9 @@ mod tests {
             patience: None,
         };
         let second = Duration::from_secs(1);
-        let sent = Transport::new(second, second).send(&endpoint, &call).await;
+        let sent = Transport::new(second, second, Proxies::default())
+            .send(&endpoint, &call)
+            .await;
         assert!(matches!(sent, Err(SendError::Settings(_))));
     }
 }

@@ -13,5 +13,6 @@ pub mod admin;
 pub mod api_server;
 pub mod daemon;
 pub mod driver;
+pub mod front;
 pub mod held;
 pub mod world;
