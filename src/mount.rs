@@ -21,7 +21,7 @@ use crate::registry::{Claim, Closed, Ending, Held, Registry};
 use crate::render::{self, File, RenderError};
 use crate::service_account::{MintError, TokenMinter};
 use crate::spec::{MountSpec, Request};
-use crate::vault::{Vault, VaultError};
+use crate::vault::{Room, Vault, VaultError};
 use crate::version_key::VersionKey;
 
 /// Reads of one Mount under way at once: one volume must not take an address' whole share.
@@ -33,6 +33,8 @@ pub struct Mounted {
     pub files: Vec<File>,
     /// Object name and version of each.
     pub versions: Vec<(String, String)>,
+    /// What they take in memory: to be kept until the answer is on the wire.
+    pub room: Arc<Room>,
     /// Nothing but static secrets was read: a rotation poll with nothing due.
     nothing_new: bool,
 }
@@ -102,7 +104,8 @@ impl MountError {
     }
 }
 
-type Outcome = Arc<Result<Mounted, MountError>>;
+/// What a Mount has come to, shared by all who asked for it.
+pub type Outcome = Arc<Result<Mounted, MountError>>;
 
 /// Carries Mounts out.
 pub struct Mounter {
@@ -223,7 +226,8 @@ impl Mounter {
         let seen = self.sees(spec).await;
         let (claim, held) = self.registry.begin(Arc::clone(spec), seen).await?;
         let polled = held.session.is_some();
-        let attempt = self.attempt(spec, tokens, &claim, held);
+        let room = self.vault.room(&spec.pod.namespace);
+        let attempt = self.attempt(spec, tokens, &claim, held, &room);
         let (attempt, key) = tokio::join!(attempt, self.versions.current());
         let rendered = attempt.and_then(|replies| {
             let files = render::files(&spec.objects, |request| {
@@ -257,6 +261,7 @@ impl Mounter {
                 Ok(Mounted {
                     files,
                     versions,
+                    room,
                     nothing_new,
                 })
             }
@@ -287,10 +292,11 @@ impl Mounter {
         tokens: &PodTokens,
         claim: &Claim,
         held: Held,
+        room: &Room,
     ) -> Result<Replies, Failure> {
         let mut grants = held.grants;
         if let Some(session) = held.session {
-            match self.read(spec, session, grants.clone()).await {
+            match self.read(spec, session, grants.clone(), room).await {
                 Ok(replies) => return Ok(replies),
                 Err((failure, true)) => {
                     // The token died behind our back: what hangs from it is gone as well.
@@ -315,7 +321,7 @@ impl Mounter {
             .hold(Arc::clone(&session))
             .await
             .map_err(MountError::from)?;
-        let replies = self.read(spec, session, grants).await;
+        let replies = self.read(spec, session, grants, room).await;
         replies.map_err(|(failure, _)| failure)
     }
 
@@ -363,6 +369,7 @@ impl Mounter {
         spec: &MountSpec,
         session: Arc<Session>,
         known: HashMap<Request, Arc<Grant>>,
+        room: &Room,
     ) -> Result<Replies, (Failure, bool)> {
         let mut missing = spec.requests();
         missing.retain(|request| !known.contains_key(*request));
@@ -370,7 +377,7 @@ impl Mounter {
         let reads = futures::stream::iter(missing).map(|request| {
             let (vault, session) = (self.vault.clone(), Arc::clone(&session));
             async move {
-                let answer = vault.read(&session, &request).await;
+                let answer = vault.read(&session, &request, room).await;
                 (request, answer)
             }
         });

@@ -2,6 +2,7 @@
 //!
 //! Unpacks a message, has it parsed and mounted, and packs the answer. No decision is taken here.
 
+mod answer;
 pub mod proto;
 pub mod socket;
 pub mod status;
@@ -10,20 +11,20 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use tokio::net::UnixStream;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
+use tower::util::MapResponseLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::{debug, warn};
 
 use crate::metrics::Metrics;
-use crate::mount::{Mounted, Mounter};
+use crate::mount::Mounter;
 use crate::params::{self, Attributes, Defaults};
 use crate::policy::Policy;
 use crate::spec::MountSpec;
 use proto::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
-use proto::{File, MountRequest, MountResponse, ObjectVersion, VersionRequest, VersionResponse};
+use proto::{MountRequest, MountResponse, VersionRequest, VersionResponse};
 
 /// The protocol's version, as driver and incumbents name it.
 const PROTOCOL: &str = "v1alpha1";
@@ -80,6 +81,7 @@ impl Provider {
                 REQUESTS_AT_ONCE,
             ))
             .layer(CatchPanicLayer::new())
+            .layer(MapResponseLayer::new(answer::until_sent))
             .http2_keepalive_interval(Some(Duration::from_secs(60)))
             .add_service(service)
             .serve_with_incoming_shutdown(incoming, shutdown)
@@ -99,7 +101,7 @@ impl Provider {
         }
     }
 
-    async fn mounted(&self, request: &MountRequest) -> Result<MountResponse, Status> {
+    async fn mounted(&self, request: &MountRequest) -> Result<Response<MountResponse>, Status> {
         let attributes = Attributes {
             attributes: &request.attributes,
             secrets: &request.secrets,
@@ -119,27 +121,9 @@ impl Provider {
         })?;
         let outcome = self.mounter.mount(parsed.spec, parsed.tokens).await;
         match outcome.as_ref() {
-            Ok(mounted) => Ok(response(mounted)),
+            Ok(mounted) => Ok(answer::of(&outcome, mounted)),
             Err(error) => Err(status::of_mount(error)),
         }
-    }
-}
-
-fn response(mounted: &Mounted) -> MountResponse {
-    let files = mounted.files.iter().map(|file| File {
-        path: file.path.clone(),
-        // At most 0o777: checked when the class was parsed.
-        mode: i32::try_from(file.mode).unwrap_or(0o400),
-        contents: Bytes::copy_from_slice(file.contents.expose()),
-    });
-    let versions = mounted.versions.iter().map(|(id, version)| ObjectVersion {
-        id: id.clone(),
-        version: version.clone(),
-    });
-    MountResponse {
-        object_version: versions.collect(),
-        error: None,
-        files: files.collect(),
     }
 }
 
@@ -165,6 +149,6 @@ impl CsiDriverProvider for Provider {
         let code = result.as_ref().err().map_or(tonic::Code::Ok, Status::code);
         self.metrics.mount(&format!("{code:?}"), started.elapsed());
         debug!(code = ?code, seconds = started.elapsed().as_secs_f64(), "Mount answered");
-        result.map(Response::new)
+        result
     }
 }

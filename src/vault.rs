@@ -11,20 +11,23 @@ mod connect;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod gates;
+mod room;
 mod tls;
 mod transport;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::warn;
 
 use self::breaker::{Breakers, Sign};
+use self::gates::Gates;
+use self::room::Rooms;
 
 pub use self::error::{VaultError, VaultErrorKind};
+pub use self::room::Room;
 use self::transport::Transport;
 use crate::clock::{Clock, Moment};
 use crate::grant::{Grant, KeepError, LeaseKeeper, Renewal, Revoked, Session, Term};
@@ -73,8 +76,10 @@ struct Inner {
     metrics: Metrics,
     transport: Transport,
     breakers: Breakers,
-    /// The places for Mounts' calls at each address.
-    gates: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// The places for Mounts' calls.
+    gates: Gates,
+    /// The memory for what they read.
+    rooms: Arc<Rooms>,
 }
 
 impl Vault {
@@ -88,10 +93,11 @@ impl Vault {
                 settings.request_timeout,
                 settings.proxies.clone(),
             ),
+            gates: Gates::new(settings.mounts_in_flight),
+            rooms: Rooms::new(),
             settings,
             clock,
             metrics,
-            gates: Mutex::new(HashMap::new()),
         }))
     }
 
@@ -106,8 +112,11 @@ impl Vault {
         service_account: &str,
         jwt: &Secret,
     ) -> Result<Session, VaultError> {
-        let gate = self.gate(&endpoint.address);
-        let _place = place(&gate).await;
+        let path = format!("auth/{}", login.mount);
+        let gates = &self.0.gates;
+        let _place = gates
+            .enter(&endpoint.address, tenant(service_account), &path)
+            .await;
         self.admitted(endpoint, &api::login_name(login))?;
         let sent = self.0.clock.now();
         let call = api::login(&self.0.transport, endpoint, login, jwt);
@@ -145,36 +154,37 @@ impl Vault {
         })
     }
 
+    /// The room for what one Mount reads, of a pod in this namespace. It is the Mount's to keep until its
+    /// answer is on the wire.
+    #[must_use]
+    pub fn room(&self, namespace: &str) -> Arc<Room> {
+        self.0.rooms.of(namespace)
+    }
+
     /// Reads once, under a session.
     ///
     /// # Errors
     /// The server refuses, has nothing there, cannot be reached, or its reply cannot be used.
-    pub async fn read(&self, session: &Session, request: &Request) -> Result<Grant, VaultError> {
-        let gate = self.gate(&session.endpoint.address);
-        let _place = place(&gate).await;
-        self.admitted(&session.endpoint, &api::read_name(request))?;
+    pub async fn read(
+        &self,
+        session: &Session,
+        request: &Request,
+        room: &Room,
+    ) -> Result<Grant, VaultError> {
+        let endpoint = &session.endpoint;
+        let tenant = tenant(&session.service_account);
+        let gates = &self.0.gates;
+        let _place = gates.enter(&endpoint.address, tenant, &request.path).await;
+        self.admitted(endpoint, &api::read_name(request))?;
         let call = api::read(
             &self.0.transport,
-            &session.endpoint,
-            &session.token,
+            session,
             request,
+            room,
             self.0.clock.now(),
             self.0.settings.refresh,
         );
-        self.timed(&session.endpoint, "read", call).await
-    }
-
-    fn gate(&self, address: &str) -> Arc<Semaphore> {
-        let mut gates = self.0.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        // A gate that nobody stands at can be made again: tenants choose addresses.
-        if gates.len() > 256 {
-            gates.retain(|_, gate| Arc::strong_count(gate) > 1);
-        }
-        let places = self.0.settings.mounts_in_flight;
-        let gate = gates
-            .entry(address.to_owned())
-            .or_insert_with(|| Arc::new(Semaphore::new(places)));
-        Arc::clone(gate)
+        self.timed(endpoint, "read", call).await
     }
 
     /// Leave to ask a server, which may be away. A Mount that is refused costs neither time nor a place.
@@ -246,9 +256,12 @@ impl Vault {
     }
 }
 
-/// A place at a gate. Gates are never closed, so there always comes one.
-async fn place(gate: &Semaphore) -> Option<SemaphorePermit<'_>> {
-    gate.acquire().await.ok()
+/// Whose calls share a place: the namespace of `namespace/name`.
+fn tenant(service_account: &str) -> &str {
+    let (namespace, _) = service_account
+        .split_once('/')
+        .unwrap_or((service_account, ""));
+    namespace
 }
 
 impl LeaseKeeper for Vault {

@@ -316,7 +316,10 @@ async fn replies_give_the_bytes_they_gave() {
             ours.push(Err("no encoding".to_owned()));
             continue;
         };
-        let content = match vault.read(&session, &object.request).await {
+        let content = match vault
+            .read(&session, &object.request, &vault.room("shop"))
+            .await
+        {
             Ok(grant) => render::files(std::slice::from_ref(&object), |_| Some(&grant))
                 .map(|files| String::from_utf8_lossy(files[0].contents.expose()).into_owned())
                 .map_err(|error| error.to_string()),

@@ -16,9 +16,10 @@ use x509_parser::pem::parse_x509_pem;
 
 use super::bare;
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
+use super::room::Room;
 use super::transport::{Call, Reply, Transport};
 use crate::clock::Moment;
-use crate::grant::{Grant, Keep, Renewal, Term, TokenKind};
+use crate::grant::{Grant, Keep, Renewal, Session, Term, TokenKind};
 use crate::redacted::Secret;
 use crate::spec::{Endpoint, Login, Method as Verb, Request};
 
@@ -178,6 +179,7 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
         body: None,
         token: None,
         patience: None,
+        room: None,
     };
     let reply = transport.send(&whole, &call).await;
     reply.is_ok_and(|reply| matches!(reply.status, 200..=299 | 429 | 472 | 473))
@@ -186,12 +188,13 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
 /// Reads what a class asks for. `sent` is the time just before, `refresh` the life of a write's reply.
 pub async fn read(
     transport: &Transport,
-    endpoint: &Endpoint,
-    token: &Secret,
+    session: &Session,
     request: &Request,
+    room: &Room,
     sent: Moment,
     refresh: Duration,
 ) -> Result<Grant, VaultError> {
+    let (endpoint, token) = (&session.endpoint, &session.token);
     let name = read_name(request);
     let asked = asked(&name, endpoint);
     let call = Call {
@@ -202,6 +205,7 @@ pub async fn read(
         body: request.args.as_ref().map(|args| args.as_bytes().to_vec()),
         token: Some(token),
         patience: None,
+        room: Some(room),
     };
     let reply = send(transport, endpoint, asked, call, None).await?;
     granted(asked, request, reply, sent, refresh, token)
@@ -452,6 +456,7 @@ fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> Call<
         body: Some(body.to_string().into_bytes()),
         token: Some(token),
         patience: None,
+        room: None,
     }
 }
 
@@ -474,6 +479,7 @@ async fn send_typed(
         body: typed.body().map_err(unusable)?,
         token,
         patience,
+        room: None,
     };
     send(transport, endpoint, asked, call, hidden).await
 }

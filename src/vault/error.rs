@@ -137,6 +137,7 @@ impl VaultError {
             SendError::Unreachable(_) => VaultErrorKind::Unreachable,
             SendError::TimedOut(_) => VaultErrorKind::TimedOut,
             SendError::Untrusted(_) => VaultErrorKind::Untrusted,
+            SendError::Crowded(_) => VaultErrorKind::Away,
         };
         Self::new(kind, asked, error.to_string())
     }

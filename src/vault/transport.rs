@@ -5,6 +5,7 @@
 //! here: the repetition would leave a token or a credential that nobody knows.
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,15 +14,19 @@ use http::header::{
     CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
 };
 use http::{Method, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full as Whole, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls_pki_types::ServerName;
+use tokio::time::Instant;
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use super::connect::{self, Connector};
+use super::room::{Full, Room};
 use super::tls;
 use crate::proxy::Proxies;
 use crate::redacted::{Secret, SecretBytes};
@@ -35,6 +40,11 @@ const POOLS: usize = 256;
 /// Connections that are tried for a request that none of them has taken. A server that wants another client
 /// certificate ends each after the handshake, and says why only to a request that was on its way by then.
 const CONNECTIONS: u32 = 3;
+
+/// What one reply, and all of a connection, may have on the way unread, in bytes: room for more replies than
+/// there are places at an address.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
 /// RFC 3986: what may stand in a path segment as it is.
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -68,7 +78,7 @@ const X_VAULT_NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace
 
 /// The connections to one address under one set of TLS settings.
 struct Pool {
-    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Whole<Bytes>>,
     /// What a proxy wants to see in each request.
     proxy_authorization: Option<HeaderValue>,
 }
@@ -84,6 +94,8 @@ pub struct Call<'a> {
     pub token: Option<&'a Secret>,
     /// How long its answer is waited for, where that is less than usual.
     pub patience: Option<Duration>,
+    /// Where its answer's bytes are counted.
+    pub room: Option<&'a Room>,
 }
 
 /// What came back.
@@ -108,12 +120,17 @@ pub enum SendError {
     /// No reply in time.
     #[error("no reply within {0:?}")]
     TimedOut(Duration),
-    /// The reply is too large.
-    #[error("the reply is larger than {limit} bytes")]
+    /// The reply is too large, or all of a Mount's are.
+    #[error("{what} larger than {limit} bytes")]
     TooLarge {
+        /// Which.
+        what: &'static str,
         /// The limit, in bytes.
         limit: usize,
     },
+    /// Too many Mounts have large replies just now.
+    #[error("the reply is large, and other large ones have taken all room in memory for {0:?}")]
+    Crowded(Duration),
 }
 
 /// The pools.
@@ -145,22 +162,23 @@ impl Transport {
     pub async fn send(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Reply, SendError> {
         let uri = uri(&endpoint.address, call.path, call.query)?;
         let pool = self.pool(&endpoint.address, &endpoint.tls)?;
+        let usual = self.request_timeout;
+        let patience = call.patience.map_or(usual, |asked| asked.min(usual));
         let exchange = async {
             let response = once(&pool, request(endpoint, call, &uri)?).await?;
             if response.status() != StatusCode::TEMPORARY_REDIRECT {
-                return read(response).await;
+                return Ok(response);
             }
             let target = redirected(&uri, &response)?;
             // Another host, perhaps, so another pool: its name is checked by the same CA.
             let leader = address_of(&target);
             let pool = self.pool(&leader, &endpoint.tls)?;
-            read(once(&pool, request(endpoint, call, &target)?).await?).await
+            once(&pool, request(endpoint, call, &target)?).await
         };
-        let usual = self.request_timeout;
-        let patience = call.patience.map_or(usual, |asked| asked.min(usual));
-        tokio::time::timeout(patience, exchange)
-            .await
-            .unwrap_or(Err(SendError::TimedOut(patience)))
+        let until = Instant::now() + patience;
+        let response = tokio::time::timeout_at(until, exchange).await;
+        let response = response.unwrap_or(Err(SendError::TimedOut(patience)))?;
+        read(response, until, patience, call.room).await
     }
 
     fn pool(&self, address: &str, settings: &Tls) -> Result<Arc<Pool>, SendError> {
@@ -230,6 +248,9 @@ impl Transport {
             // A dead connection would be handed out again until TCP itself gives up.
             .http2_keep_alive_interval(Duration::from_secs(10))
             .http2_keep_alive_timeout(Duration::from_secs(5))
+            // Replies that wait for room must not fill the connection before the others.
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
             // Repeats only what was not written yet: a pooled connection that the server closed.
             .retry_canceled_requests(true)
             .build(connector);
@@ -242,7 +263,7 @@ impl Transport {
 
 async fn once(
     pool: &Pool,
-    mut request: http::Request<Full<Bytes>>,
+    mut request: http::Request<Whole<Bytes>>,
 ) -> Result<http::Response<hyper::body::Incoming>, SendError> {
     if let Some(value) = &pool.proxy_authorization {
         let headers = request.headers_mut();
@@ -272,6 +293,18 @@ fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(is_canceled) || error.source().is_some_and(is_unsent)
 }
 
+impl From<Full> for SendError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::TooMuch(limit) => Self::TooLarge {
+                what: "the replies of this mount together are",
+                limit,
+            },
+            Full::Crowded(waited) => Self::Crowded(waited),
+        }
+    }
+}
+
 /// Why an exchange broke off: the network, or TLS, which speaks of the caller's settings as well.
 fn broken(error: &(dyn std::error::Error + 'static)) -> SendError {
     match tls::fault(error) {
@@ -295,7 +328,12 @@ fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-async fn read(response: http::Response<hyper::body::Incoming>) -> Result<Reply, SendError> {
+async fn read(
+    response: http::Response<hyper::body::Incoming>,
+    mut until: Instant,
+    patience: Duration,
+    room: Option<&Room>,
+) -> Result<Reply, SendError> {
     let status = response.status().as_u16();
     let retry_after = response
         .headers()
@@ -303,22 +341,40 @@ async fn read(response: http::Response<hyper::body::Incoming>) -> Result<Reply, 
         .and_then(|value| value.to_str().ok())
         .and_then(|seconds| seconds.trim().parse().ok())
         .map(Duration::from_secs);
-    let body = Limited::new(response.into_body(), LARGEST_REPLY)
-        .collect()
-        .await;
-    let body = body.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            SendError::TooLarge {
+    let mut frames = Limited::new(response.into_body(), LARGEST_REPLY);
+    // Told beforehand, it is never moved in memory, which would leave copies that are not wiped.
+    let expected = frames.size_hint().exact().map(usize::try_from);
+    let mut body = Zeroizing::new(Vec::with_capacity(match expected {
+        Some(Ok(size)) => size.min(LARGEST_REPLY),
+        _ => 0,
+    }));
+    loop {
+        let frame = tokio::time::timeout_at(until, frames.frame()).await;
+        let Some(frame) = frame.map_err(|_| SendError::TimedOut(patience))? else {
+            break;
+        };
+        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
+            true => SendError::TooLarge {
+                what: "the reply is",
                 limit: LARGEST_REPLY,
-            }
-        } else {
-            broken(error.as_ref())
+            },
+            false => broken(error.as_ref()),
+        })?;
+        let Ok(bytes) = frame.into_data() else {
+            continue;
+        };
+        if let Some(room) = room {
+            let asked = Instant::now();
+            room.take(bytes.len()).await?;
+            // The server is not to blame for this.
+            until += asked.elapsed();
         }
-    })?;
+        body.extend_from_slice(&bytes);
+    }
     Ok(Reply {
         status,
         retry_after,
-        body: SecretBytes::from(Vec::from(body.to_bytes())),
+        body: SecretBytes::from(mem::take(&mut *body)),
     })
 }
 
@@ -326,7 +382,7 @@ fn request(
     endpoint: &Endpoint,
     call: &Call<'_>,
     uri: &Uri,
-) -> Result<http::Request<Full<Bytes>>, SendError> {
+) -> Result<http::Request<Whole<Bytes>>, SendError> {
     let mut request = http::Request::builder()
         .method(call.method.clone())
         .uri(uri.clone())
@@ -349,7 +405,7 @@ fn request(
     if call.body.is_some() {
         request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }
-    let body = Full::new(Bytes::from(call.body.clone().unwrap_or_default()));
+    let body = Whole::new(Bytes::from(call.body.clone().unwrap_or_default()));
     request
         .body(body)
         .map_err(|error| SendError::Settings(error.to_string()))
@@ -465,6 +521,7 @@ mod tests {
             body: None,
             token: None,
             patience: None,
+            room: None,
         };
         let second = Duration::from_secs(1);
         let sent = Transport::new(second, second, Proxies::default())

@@ -1,0 +1,120 @@
+//! Bulkheads of Mounts' calls: places at each address, of which no tenant and no backend may take all. What
+//! hangs then holds up its own users alone.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Keys that are kept for nobody: tenants choose addresses and paths.
+const IDLE: usize = 256;
+
+/// A number of places for each key, first come first served.
+pub struct Shares<K> {
+    places: usize,
+    of: Mutex<HashMap<K, Arc<Semaphore>>>,
+}
+
+impl<K: Eq + Hash> Shares<K> {
+    pub fn new(places: usize) -> Self {
+        Self {
+            places,
+            of: Mutex::default(),
+        }
+    }
+
+    /// A place of a key. The semaphores are never closed, so there always comes one.
+    pub async fn place(&self, key: K) -> Option<OwnedSemaphorePermit> {
+        self.semaphore(key).acquire_owned().await.ok()
+    }
+
+    fn semaphore(&self, key: K) -> Arc<Semaphore> {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        // One where nobody stands can be made again.
+        if of.len() > IDLE {
+            of.retain(|_, semaphore| {
+                Arc::strong_count(semaphore) > 1 || semaphore.available_permits() < self.places
+            });
+        }
+        let made = || Arc::new(Semaphore::new(self.places));
+        Arc::clone(of.entry(key).or_insert_with(made))
+    }
+}
+
+/// The gates of all addresses.
+pub struct Gates {
+    tenants: Shares<(String, String)>,
+    backends: Shares<(String, String)>,
+    addresses: Shares<String>,
+}
+
+/// Leave to call, until it is dropped.
+pub struct Place(#[expect(dead_code, reason = "held")] [Option<OwnedSemaphorePermit>; 3]);
+
+impl Gates {
+    /// `places` at each address; a backend gets half of them, a tenant a quarter.
+    pub fn new(places: usize) -> Self {
+        Self {
+            tenants: Shares::new(places.div_ceil(4)),
+            backends: Shares::new(places.div_ceil(2)),
+            addresses: Shares::new(places),
+        }
+    }
+
+    /// A place for a call of a tenant's (the pod's namespace) with a path. Who waits for the narrower share
+    /// holds none of the wider one.
+    pub async fn enter(&self, address: &str, tenant: &str, path: &str) -> Place {
+        let of = |share: &str| (address.to_owned(), share.to_owned());
+        let tenant = self.tenants.place(of(tenant)).await;
+        let backend = self.backends.place(of(backend(path))).await;
+        let address = self.addresses.place(address.to_owned()).await;
+        Place([tenant, backend, address])
+    }
+}
+
+/// Where a path's backend ends is the server's to know: two segments are near enough to it.
+fn backend(path: &str) -> &str {
+    let second = path.match_indices('/').nth(1);
+    second.map_or(path, |(end, _)| path.get(..end).unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn a_tenant_gets_a_quarter_and_a_backend_a_half() {
+        let gates = Gates::new(8);
+        let enter =
+            |tenant: &str, path: &str| gates.enter("https://vault", tenant, path).now_or_never();
+        let greedy: Vec<_> = (0..4).map(|_| enter("greedy", "kv/data/a")).collect();
+        assert_eq!(greedy.iter().flatten().count(), 2);
+        // Those who wait in vain have left.
+        let _others = [enter("b", "kv/data/b"), enter("c", "kv/data/c")].map(Option::unwrap);
+        assert!(
+            enter("d", "kv/data/d").is_none(),
+            "the backend's half is taken"
+        );
+        let held = ["d", "e"].map(|tenant| enter(tenant, "database/creds/x").unwrap());
+        let more = ["f", "g"].map(|tenant| enter(tenant, "pki/issue/x").unwrap());
+        assert!(enter("h", "auth/kubernetes").is_none(), "all are taken");
+        drop((held, more));
+        assert!(enter("h", "auth/kubernetes").is_some());
+    }
+
+    #[test]
+    fn keys_that_nobody_uses_are_forgotten() {
+        let shares = Shares::new(1);
+        let held = shares.place(0).now_or_never().flatten();
+        for key in 1..1000 {
+            drop(shares.place(key).now_or_never());
+        }
+        assert!(shares.of.lock().unwrap().len() <= IDLE + 1);
+        assert!(shares.place(0).now_or_never().is_none(), "it is still held");
+        drop(held);
+        assert!(shares.place(0).now_or_never().is_some());
+    }
+}
