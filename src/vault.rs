@@ -12,6 +12,8 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gates;
+mod life;
+mod request;
 mod room;
 mod tls;
 mod transport;

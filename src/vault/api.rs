@@ -3,7 +3,7 @@
 //! The one file that knows vaultrs: its request types say method, path and body of the typed calls, which
 //! are sent through our own transport (its client drops leases and cannot set a TLS server name).
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use http::Method;
 use rustify::endpoint::Endpoint as Typed;
@@ -12,19 +12,16 @@ use serde_json::value::RawValue;
 use vaultrs::api::AuthInfo;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
-use x509_parser::pem::parse_x509_pem;
 
 use super::bare;
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
+use super::life::{self, Signs, ending};
 use super::room::Room;
 use super::transport::{Call, Reply, Transport};
 use crate::clock::Moment;
 use crate::grant::{Grant, Keep, Renewal, Session, Term, TokenKind};
 use crate::redacted::Secret;
-use crate::spec::{Endpoint, Login, Method as Verb, Request};
-
-/// A `database/static-creds` reply with `ttl` 0 is rotating just now: it is read again this much later.
-const ROTATING_NOW: Duration = Duration::from_secs(2);
+use crate::spec::{Endpoint, Login, Request};
 
 /// What a login gave.
 pub struct LoggedIn {
@@ -85,17 +82,6 @@ struct Envelope<'a> {
     wrap_info: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     warnings: Option<Vec<String>>,
-}
-
-/// The fields of a reply's data that tell how long it is good.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Signs {
-    certificate: Option<serde_json::Value>,
-    expiration: Option<serde_json::Value>,
-    ttl: Option<serde_json::Value>,
-    last_vault_rotation: Option<serde::de::IgnoredAny>,
-    rotation_period: Option<serde::de::IgnoredAny>,
 }
 
 /// `POST auth/<mount>/login`. The kubernetes and the jwt method have the same request.
@@ -241,7 +227,7 @@ pub fn granted(
     // Data that is no object, or has these fields in other types, shows no sign of a life.
     let signs: Signs = serde_json::from_str(data.get()).unwrap_or_default();
     let (keep, granted) = if envelope.lease_id.is_empty() {
-        life(request.method, &signs, refresh)
+        life::of(request.method, &signs, refresh)
     } else {
         let keep = Keep::Lease {
             id: envelope.lease_id,
@@ -255,42 +241,6 @@ pub fn granted(
         keep,
         body: reply.body,
     })
-}
-
-/// What keeps a reply good that has no lease, and for how long.
-fn life(method: Verb, signs: &Signs, refresh: Duration) -> (Keep, Duration) {
-    if matches!(method, Verb::Get | Verb::List) {
-        let rotated = signs.last_vault_rotation.is_some() || signs.rotation_period.is_some();
-        return match signs.ttl.as_ref().and_then(serde_json::Value::as_u64) {
-            Some(0) if rotated => (Keep::Rotated, ROTATING_NOW),
-            Some(ttl) if rotated => (Keep::Rotated, Duration::from_secs(ttl)),
-            _ => (Keep::Static, Duration::ZERO),
-        };
-    }
-    let certificate = signs.certificate.as_ref().and_then(|value| value.as_str());
-    let Some(certificate) = certificate else {
-        return (Keep::Written, refresh);
-    };
-    let stated = signs
-        .expiration
-        .as_ref()
-        .and_then(serde_json::Value::as_u64);
-    match stated.or_else(|| not_after(certificate)) {
-        Some(end) => {
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            let left = Duration::from_secs(end).saturating_sub(now);
-            (Keep::Certificate, ending(left.as_secs()))
-        }
-        None => (Keep::Written, refresh),
-    }
-}
-
-fn not_after(pem: &str) -> Option<u64> {
-    let (_, pem) = parse_x509_pem(pem.as_bytes()).ok()?;
-    let certificate = pem.parse_x509().ok()?;
-    u64::try_from(certificate.validity().not_after.timestamp()).ok()
 }
 
 /// `POST auth/token/renew-self`, increment 0: the role's own TTL.
@@ -414,11 +364,6 @@ fn renewal(sent: Moment, seconds: u64, renewable: bool, warnings: Option<Vec<Str
     }
 }
 
-/// A duration of something that ends. Zero would mean that it never does, and the server floors.
-fn ending(seconds: u64) -> Duration {
-    Duration::from_secs(seconds.max(1))
-}
-
 /// `TTL of "1h" exceeded the effective max_ttl of "5m"`, `period of … exceeded …` (OpenBao
 /// `sdk/framework/lease.go`).
 fn capped(warnings: Option<&[String]>) -> bool {
@@ -518,63 +463,6 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
-
-    fn kept(method: Verb, data: &str) -> (Keep, Duration) {
-        life(
-            method,
-            &serde_json::from_str(data).unwrap_or_default(),
-            HOUR,
-        )
-    }
-
-    #[test]
-    fn the_signs_of_a_life() {
-        let rotated = r#"{"ttl": 30, "last_vault_rotation": "2026-01-01T00:00:00Z"}"#;
-        let table = [
-            (Verb::Get, "{}", Keep::Static, 0),
-            (Verb::Get, "[]", Keep::Static, 0),
-            (Verb::Get, r#"{"ttl": 30}"#, Keep::Static, 0),
-            (
-                Verb::Get,
-                r#"{"certificate": "x", "expiration": 1}"#,
-                Keep::Static,
-                0,
-            ),
-            (Verb::Get, rotated, Keep::Rotated, 30),
-            (
-                Verb::Get,
-                r#"{"ttl": 0, "rotation_period": 60}"#,
-                Keep::Rotated,
-                2,
-            ),
-            (Verb::Post, r#"{"plaintext": "x"}"#, Keep::Written, 3600),
-            (
-                Verb::Put,
-                r#"{"certificate": "no PEM"}"#,
-                Keep::Written,
-                3600,
-            ),
-            (
-                Verb::Put,
-                r#"{"certificate": "x", "expiration": 1}"#,
-                Keep::Certificate,
-                1,
-            ),
-        ];
-        for (method, data, keep, seconds) in table {
-            let wanted = (keep, Duration::from_secs(seconds));
-            assert_eq!(kept(method, data), wanted, "{data}");
-        }
-    }
-
-    #[test]
-    fn a_certificate_without_a_stated_end_tells_its_own() {
-        let made = rcgen::generate_simple_self_signed(vec!["web".to_owned()]).unwrap();
-        let data = serde_json::json!({ "certificate": made.cert.pem() }).to_string();
-        let (keep, left) = kept(Verb::Post, &data);
-        assert_eq!(keep, Keep::Certificate);
-        assert!(left > HOUR * 24 * 365);
-    }
 
     #[test]
     fn what_is_floored_to_nothing_still_ends() {

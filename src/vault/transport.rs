@@ -10,24 +10,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, PROXY_AUTHORIZATION, RETRY_AFTER,
-};
-use http::{Method, StatusCode, Uri};
-use http_body_util::{BodyExt, Full as Whole, LengthLimitError, Limited};
+use http::header::{HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
+use http::{Method, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::connect::{self, Connector};
-use super::room::{Full, Room};
-use super::tls;
+use super::connect::Connector;
+use super::room::{self, Room};
+use super::{request, tls};
 use crate::proxy::Proxies;
 use crate::redacted::{Secret, SecretBytes};
 use crate::spec::{Endpoint, Tls};
@@ -46,39 +43,9 @@ const CONNECTIONS: u32 = 3;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
-/// RFC 3986: what may stand in a path segment as it is.
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~')
-    .remove(b'!')
-    .remove(b'$')
-    .remove(b'&')
-    .remove(b'\'')
-    .remove(b'(')
-    .remove(b')')
-    .remove(b'*')
-    .remove(b'+')
-    .remove(b',')
-    .remove(b';')
-    .remove(b'=')
-    .remove(b':')
-    .remove(b'@');
-/// `application/x-www-form-urlencoded`, with %20 for a space.
-const QUERY: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
-
-const X_VAULT_REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
-const X_VAULT_TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
-const X_VAULT_NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
-
 /// The connections to one address under one set of TLS settings.
 struct Pool {
-    client: Client<HttpsConnector<Connector>, Whole<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
     /// What a proxy wants to see in each request.
     proxy_authorization: Option<HeaderValue>,
 }
@@ -160,20 +127,20 @@ impl Transport {
     /// Sends once. A redirect (a standby that names its leader) is followed once, from https to https
     /// alone, and the token goes with it; the leader's certificate is checked by the same CA.
     pub async fn send(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Reply, SendError> {
-        let uri = uri(&endpoint.address, call.path, call.query)?;
+        let uri = request::uri(&endpoint.address, call.path, call.query)?;
         let pool = self.pool(&endpoint.address, &endpoint.tls)?;
         let usual = self.request_timeout;
         let patience = call.patience.map_or(usual, |asked| asked.min(usual));
         let exchange = async {
-            let response = once(&pool, request(endpoint, call, &uri)?).await?;
+            let response = once(&pool, request::of(endpoint, call, &uri)?).await?;
             if response.status() != StatusCode::TEMPORARY_REDIRECT {
                 return Ok(response);
             }
-            let target = redirected(&uri, &response)?;
+            let target = request::redirected(&uri, &response)?;
             // Another host, perhaps, so another pool: its name is checked by the same CA.
-            let leader = address_of(&target);
+            let leader = request::address_of(&target);
             let pool = self.pool(&leader, &endpoint.tls)?;
-            once(&pool, request(endpoint, call, &target)?).await
+            once(&pool, request::of(endpoint, call, &target)?).await
         };
         let until = Instant::now() + patience;
         let response = tokio::time::timeout_at(until, exchange).await;
@@ -263,7 +230,7 @@ impl Transport {
 
 async fn once(
     pool: &Pool,
-    mut request: http::Request<Whole<Bytes>>,
+    mut request: http::Request<Full<Bytes>>,
 ) -> Result<http::Response<hyper::body::Incoming>, SendError> {
     if let Some(value) = &pool.proxy_authorization {
         let headers = request.headers_mut();
@@ -293,14 +260,14 @@ fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(is_canceled) || error.source().is_some_and(is_unsent)
 }
 
-impl From<Full> for SendError {
-    fn from(full: Full) -> Self {
+impl From<room::Full> for SendError {
+    fn from(full: room::Full) -> Self {
         match full {
-            Full::TooMuch(limit) => Self::TooLarge {
+            room::Full::TooMuch(limit) => Self::TooLarge {
                 what: "the replies of this mount together are",
                 limit,
             },
-            Full::Crowded(waited) => Self::Crowded(waited),
+            room::Full::Crowded(waited) => Self::Crowded(waited),
         }
     }
 }
@@ -378,134 +345,9 @@ async fn read(
     })
 }
 
-fn request(
-    endpoint: &Endpoint,
-    call: &Call<'_>,
-    uri: &Uri,
-) -> Result<http::Request<Whole<Bytes>>, SendError> {
-    let mut request = http::Request::builder()
-        .method(call.method.clone())
-        .uri(uri.clone())
-        // Agent listeners refuse requests without it.
-        .header(X_VAULT_REQUEST, HeaderValue::from_static("true"));
-    if let Some(namespace) = &endpoint.namespace {
-        let value = HeaderValue::from_str(namespace).map_err(|_| {
-            SendError::Settings("vaultNamespace has characters that no header may carry".to_owned())
-        })?;
-        request = request.header(X_VAULT_NAMESPACE, value);
-    }
-    if let Some(token) = call.token {
-        let mut value = HeaderValue::from_str(token.expose()).map_err(|_| {
-            SendError::Settings("the token has characters that no header may carry".to_owned())
-        })?;
-        // Keeps it out of HTTP/2's compression tables and of debug output.
-        value.set_sensitive(true);
-        request = request.header(X_VAULT_TOKEN, value);
-    }
-    if call.body.is_some() {
-        request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    }
-    let body = Whole::new(Bytes::from(call.body.clone().unwrap_or_default()));
-    request
-        .body(body)
-        .map_err(|error| SendError::Settings(error.to_string()))
-}
-
-/// `<address>/v1/<path>?<query>`, each part encoded once.
-pub fn uri(address: &str, path: &str, query: &[(String, String)]) -> Result<Uri, SendError> {
-    let mut text = format!("{}/v1", connect::base(address));
-    for segment in path.split('/') {
-        text.push('/');
-        text.extend(utf8_percent_encode(segment, SEGMENT));
-    }
-    for (index, (name, value)) in query.iter().enumerate() {
-        text.push(if index == 0 { '?' } else { '&' });
-        text.extend(utf8_percent_encode(name, QUERY));
-        text.push('=');
-        text.extend(utf8_percent_encode(value, QUERY));
-    }
-    let uri: Uri = text.parse().map_err(|error| {
-        SendError::Settings(format!("the address {address:?} is no URL: {error}"))
-    })?;
-    if matches!(uri.scheme_str(), Some("http" | "https"))
-        && uri.host().is_some_and(|host| !host.is_empty())
-    {
-        Ok(uri)
-    } else {
-        Err(SendError::Settings(format!(
-            "the address {address:?} needs http:// or https:// and a host, or unix:// and a path"
-        )))
-    }
-}
-
-fn redirected(
-    from: &Uri,
-    response: &http::Response<hyper::body::Incoming>,
-) -> Result<Uri, SendError> {
-    let unusable = |why: &str| {
-        SendError::Unreachable(format!(
-            "the server redirects, but {why}; it is not followed"
-        ))
-    };
-    let target = response
-        .headers()
-        .get(LOCATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse::<Uri>().ok())
-        .ok_or_else(|| unusable("names no place"))?;
-    match (from.scheme_str(), target.scheme_str()) {
-        (Some("https"), Some("https")) => Ok(target),
-        (_, None) => Err(unusable("not to a whole address")),
-        // The token goes with it, and anybody on the way may have written the answer.
-        _ => Err(unusable(
-            "from or to plain http; give the active server's address, or https",
-        )),
-    }
-}
-
-fn address_of(uri: &Uri) -> String {
-    let authority = uri.authority().map(ToString::to_string);
-    format!(
-        "{}://{}",
-        uri.scheme_str().unwrap_or_default(),
-        authority.unwrap_or_default()
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn pair(name: &str, value: &str) -> (String, String) {
-        (name.to_owned(), value.to_owned())
-    }
-
-    #[test]
-    fn uris_are_encoded_once() {
-        let uri = uri(
-            "https://vault:8200/pre/",
-            "kv/a b/ü%2f?x",
-            &[pair("version", "1"), pair("a&b", "c=d e")],
-        );
-        assert_eq!(
-            uri.unwrap().to_string(),
-            "https://vault:8200/pre/v1/kv/a%20b/%C3%BC%252f%3Fx?version=1&a%26b=c%3Dd%20e"
-        );
-    }
-
-    #[test]
-    fn an_address_without_scheme_is_an_error() {
-        for address in [
-            "10.0.0.1:8200",
-            "vault",
-            "",
-            "ftp://vault",
-            "https://",
-            "http://a b",
-        ] {
-            assert!(uri(address, "x", &[]).is_err(), "{address}");
-        }
-    }
 
     #[tokio::test]
     async fn a_newline_in_a_header_is_an_error() {
