@@ -1,5 +1,5 @@
 //! TLS to the server: files that are rotated, redirects, and whose key goes with which certificate. What is
-//! trusted, and by which way a server is reached, stands in the matrix (`tls/matrix.rs`).
+//! trusted stands in `tls/matrix.rs`, by which way a server is reached in `tls/ways.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,8 @@
 #[path = "tls/matrix.rs"]
 mod matrix;
 mod support;
+#[path = "tls/ways.rs"]
+mod ways;
 
 use std::collections::BTreeMap;
 use std::fs;

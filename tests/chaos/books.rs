@@ -34,9 +34,9 @@ fn journalled(site: &Site) -> BTreeSet<String> {
 }
 
 /// Tokens that the server has and the journal has not: they must be logins that were lost in flight.
-fn unknown(site: &Site) -> (usize, Vec<String>) {
+async fn unknown(site: &Site) -> (usize, Vec<String>) {
     let known = journalled(site);
-    let tokens = site.vault.live_tokens();
+    let tokens = site.server.tokens().await;
     let unknown = tokens
         .iter()
         .filter(|token| !known.contains(&token.accessor));
@@ -47,14 +47,10 @@ fn unknown(site: &Site) -> (usize, Vec<String>) {
         if token.leases.is_empty() {
             lost += 1;
         } else {
-            orphans.push(format!("{token:?}"));
+            orphans.push(format!("{}: {:?}", token.accessor, token.leases));
         }
     }
-    for lease in site.vault.live_leases() {
-        if lease.accessor.is_empty() {
-            orphans.push(format!("{lease:?}"));
-        }
-    }
+    orphans.extend(site.server.forsaken());
     (lost, orphans)
 }
 
@@ -62,7 +58,7 @@ fn unknown(site: &Site) -> (usize, Vec<String>) {
 pub async fn compare(site: &Site) {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let (_, orphans) = unknown(site);
+        let (_, orphans) = unknown(site).await;
         if orphans.is_empty() {
             return;
         }
@@ -80,27 +76,27 @@ pub async fn compare(site: &Site) {
 /// After all lives have ended: the journal is empty, and so are the server's lists.
 pub async fn close(site: &Site) {
     let deadline = Instant::now() + PATIENCE;
-    let left = || {
-        let (_, orphans) = unknown(site);
-        (site.node.journalled(), orphans, site.vault.live_leases())
+    let left = async || {
+        let (_, orphans) = unknown(site).await;
+        let leases = site.server.leases().await;
+        (site.node.journalled(), orphans, leases)
     };
     while Instant::now() < deadline {
-        let (journalled, orphans, leases) = left();
+        let (journalled, orphans, leases) = left().await;
         if journalled == 0 && orphans.is_empty() && leases.is_empty() {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let (journalled, orphans, leases) = left();
+    let (journalled, orphans, leases) = left().await;
     if journalled > 0 {
         let text = format!("{journalled} volumes are still journalled");
         site.report.violation(Violation::OrphanedLease, text);
     }
-    let leases = leases.iter().map(|lease| format!("{lease:?}"));
     for orphan in orphans.into_iter().chain(leases) {
         site.report.violation(Violation::OrphanedLease, orphan);
     }
-    let (lost, _) = unknown(site);
+    let (lost, _) = unknown(site).await;
     let lost = u64::try_from(lost).unwrap();
     site.report.add("logins lost in flight", lost);
     let causes = [

@@ -30,7 +30,7 @@ pub struct Pod<'a> {
     role_changed: bool,
     edited: bool,
     /// The credentials of the first answer: they stay while the login stays.
-    expected: Option<(String, String)>,
+    expected: Option<String>,
     mounted: bool,
     /// Its path was away for so long that it was an unmount; the next answer begins anew.
     unmounted: bool,
@@ -74,7 +74,7 @@ impl<'a> Pod<'a> {
             }
             tokio::time::sleep(*pause).await;
             self.step(*step).await;
-            self.look();
+            self.look().await;
         }
         self.site.report.count("unmounts");
         self.volume.unmount();
@@ -101,7 +101,8 @@ impl<'a> Pod<'a> {
                         answer.map(|answer| {
                             written(&self.volume, &answer);
                         }),
-                    );
+                    )
+                    .await;
                 }
             }
             Step::Edited => {
@@ -150,10 +151,10 @@ impl<'a> Pod<'a> {
         let written = answer.map(|answer| {
             written(&self.volume, &answer);
         });
-        self.answered(began, written);
+        self.answered(began, written).await;
     }
 
-    fn answered(&mut self, began: Instant, answer: Result<(), Status>) {
+    async fn answered(&mut self, began: Instant, answer: Result<(), Status>) {
         let first = !self.mounted;
         self.site
             .report
@@ -172,7 +173,7 @@ impl<'a> Pod<'a> {
                     (self.role_changed, self.unmounted) = (false, false);
                     self.expected = None;
                 }
-                self.look();
+                self.look().await;
             }
             Err(status) => {
                 self.site.report.count(if first {
@@ -192,21 +193,25 @@ impl<'a> Pod<'a> {
                 if !explained {
                     self.complain(Violation::WrongCode, format!("{status}"));
                 }
-                self.look();
+                self.look().await;
             }
         }
     }
 
     /// Compares the files with what they should be.
-    pub fn look(&mut self) {
+    pub async fn look(&mut self) {
         if !self.mounted || self.unmounted {
             return;
         }
-        let pair = (self.volume.text("username"), self.volume.text("password"));
-        if !self.site.vault.verify_user(&pair.0, &pair.1) {
+        let credential = self.site.server.credential(&self.volume);
+        let Some(is_alive) = self.site.server.is_alive(&credential).await else {
+            return;
+        };
+        let name = credential.lines().next().unwrap_or_default().to_owned();
+        if !is_alive {
             // A maximum may be reached while nobody can be asked for a replacement.
             if self.asks != Asks::Capped || !self.site.troubled_since(Instant::now()) {
-                self.complain(Violation::LostLease, format!("{} is dead", pair.0));
+                self.complain(Violation::LostLease, format!("{name} is dead"));
             }
             return;
         }
@@ -214,13 +219,13 @@ impl<'a> Pod<'a> {
             return;
         }
         match &self.expected {
-            Some(expected) if *expected != pair => {
-                let text = format!("{} became {}", expected.0, pair.0);
-                self.complain(Violation::LostLease, text);
-                self.expected = Some(pair);
+            Some(expected) if *expected != credential => {
+                let was = expected.lines().next().unwrap_or_default();
+                self.complain(Violation::LostLease, format!("{was} became {name}"));
+                self.expected = Some(credential);
             }
             Some(_) => {}
-            None => self.expected = Some(pair),
+            None => self.expected = Some(credential),
         }
         if self.asks == Asks::Whole {
             let key = self.volume.text("api-key");
@@ -241,41 +246,30 @@ impl<'a> Pod<'a> {
     }
 
     fn class(&self) -> Value {
-        let database = |role: &str| {
-            format!(
-                "
-- {{objectName: username, secretPath: database/creds/{role}, secretKey: username}}
-- {{objectName: password, secretPath: database/creds/{role}, secretKey: password}}
-"
-            )
-        };
-        let mut objects = match self.asks {
-            Asks::Whole => format!(
-                "{}
-- {{objectName: api-key, secretPath: secret/data/app, secretKey: api-key}}
-- objectName: tls.crt
+        let server = &self.site.server;
+        let mut objects = server.credential_objects(match self.asks {
+            Asks::Short => "short",
+            Asks::Capped => "capped",
+            _ => "app",
+        });
+        objects.push_str(match self.asks {
+            Asks::Whole => {
+                "- objectName: tls.crt
   secretPath: pki/issue/web
   method: PUT
-  secretArgs: {{common_name: web.shop.example}}
+  secretArgs: {common_name: web.shop.example}
   secretKey: certificate
-",
-                database("app")
-            ),
-            Asks::Short => database("short"),
-            Asks::Capped => database("capped"),
-            Asks::Absent => format!(
-                "{}- {{objectName: x, secretPath: secret/data/absent, secretKey: x}}\n",
-                database("app")
-            ),
-            Asks::Forbidden => format!(
-                "{}- {{objectName: x, secretPath: sys/mounts, secretKey: x}}\n",
-                database("app")
-            ),
-        };
+"
+            }
+            Asks::Absent => server.absent_object(),
+            Asks::Forbidden => "- {objectName: x, secretPath: sys/mounts, secretKey: x}\n",
+            Asks::Short | Asks::Capped => "",
+        });
+        if self.asks == Asks::Whole {
+            objects.push_str(server.static_object());
+        }
         if self.edited {
-            objects.push_str(
-                "- {objectName: reports, secretPath: database/creds/reports, secretKey: username}\n",
-            );
+            objects.push_str(server.further_object());
         }
         json!({ "roleName": self.role, "objects": objects })
     }

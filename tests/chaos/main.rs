@@ -2,7 +2,8 @@
 //! end three books that must agree: what the files say, what the journal says, what the server says.
 //!
 //! `cargo test --test chaos -- --cycles 10000 --seed 7 --at-once 96`; without arguments a short run. A
-//! seed reproduces lives and mischief; how they meet is up to the machine.
+//! seed reproduces lives and mischief; how they meet is up to the machine. Where `LEASEHOLD_TEST_VAULT` names
+//! a `bao` or `vault`, it happens to a real server, whose leases are those of its KV engine.
 
 #![allow(
     dead_code,
@@ -12,6 +13,10 @@
     clippy::indexing_slicing
 )]
 
+#[path = "../../dev-vault/tests/contract/client.rs"]
+mod client;
+#[path = "../../dev-vault/tests/contract/real_process.rs"]
+mod real_process;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -19,6 +24,7 @@ mod books;
 mod life;
 mod plan;
 mod report;
+mod server;
 mod site;
 
 use std::process::ExitCode;
@@ -103,8 +109,11 @@ async fn run(arguments: &Arguments) -> bool {
         books::compare(&site).await;
     }
     books::close(&site).await;
-    site.report
-        .print(arguments.seed, started.elapsed().as_secs_f64());
+    site.report.print(
+        site.server.name(),
+        arguments.seed,
+        started.elapsed().as_secs_f64(),
+    );
     if site.report.violations() > 0 {
         println!("FAILED; the daemon's logs: {}", site.node.keep().display());
         return false;

@@ -58,8 +58,8 @@ impl Report {
     }
 
     /// Prints everything.
-    pub fn print(&self, seed: u64, seconds: f64) {
-        println!("seed {seed}, {seconds:.0} s");
+    pub fn print(&self, server: &str, seed: u64, seconds: f64) {
+        println!("{server}, seed {seed}, {seconds:.0} s");
         for (what, count) in self.counts.lock().unwrap().iter() {
             println!("{count:>8}  {what}");
         }

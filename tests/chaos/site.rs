@@ -3,13 +3,13 @@
 use std::sync::Mutex as Locked;
 use std::time::{Duration, Instant};
 
-use dev_vault::{Action, DevVault, Fault, Options, ServiceAccounts};
+use dev_vault::{Action, ServiceAccounts};
 use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::plan::Mischief;
 use super::report::Report;
-use crate::support::admin::Admin;
+use super::server::Server;
 use crate::support::daemon::{Daemon, Node};
 
 /// How long after its end a mischief may still explain an error: a breaker's longest pause, a client's
@@ -17,7 +17,7 @@ use crate::support::daemon::{Daemon, Node};
 const AFTERMATH: Duration = Duration::from_secs(8);
 
 pub struct Site {
-    pub vault: DevVault,
+    pub server: Server,
     pub accounts: ServiceAccounts,
     pub node: Node,
     pub report: Report,
@@ -28,30 +28,15 @@ pub struct Site {
 
 impl Site {
     pub async fn new() -> Self {
-        let vault = DevVault::start(Options::default())
-            .await
-            .expect("dev-vault");
         let accounts = ServiceAccounts::start().await.expect("an API server");
-        let admin = Admin::new(&vault.url(), vault.root_token());
-        admin
-            .shop(&accounts.url(), json!({}), "720h", json!({}))
-            .await;
-        for (role, default, max) in [
-            ("reports", "1h", "24h"),
-            ("short", "6s", "24h"),
-            ("capped", "6s", "12s"),
-        ] {
-            let body = json!({ "db_name": "db", "default_ttl": default, "max_ttl": max });
-            admin.write(&format!("database/roles/{role}"), body).await;
-        }
-        admin.role("kubernetes", "other", json!({})).await;
+        let server = Server::start(&accounts.url()).await;
         let node = Node::new(
-            &vault.url(),
+            &server.url(),
             &["-path-check-interval=100ms", "-state-quota=1073741824"],
         );
         let daemon = Mutex::new(Some(node.start().await));
         Self {
-            vault,
+            server,
             accounts,
             node,
             report: Report::default(),
@@ -78,19 +63,15 @@ impl Site {
                 *daemon = Some(self.node.start().await);
             }
             Mischief::Sealed => {
-                self.vault.seal();
-                tokio::time::sleep(during).await;
-                self.vault.unseal();
+                self.server.seal(during).await;
             }
             Mischief::Gone => {
-                self.vault.stop_listening();
-                tokio::time::sleep(during).await;
-                self.vault.resume_listening().await.expect("its port");
+                self.server.vanish(during).await;
             }
             fault => {
-                self.vault.faults().push(Fault::at("", action(fault)));
+                self.server.inflict(action(fault));
                 tokio::time::sleep(during).await;
-                self.vault.faults().clear();
+                self.server.relieve();
             }
         }
         if let Some(last) = self.troubled.lock().unwrap().last_mut() {

@@ -187,11 +187,7 @@ impl Admin {
         let map = creds.as_object_mut().expect("a map");
         map.extend(database.as_object().cloned().unwrap_or_default());
         self.write("database/roles/app", creds).await;
-        self.engine("pki", "pki", "").await;
-        let root = json!({ "common_name": "Shop Root", "ttl": "720h", "key_type": "ec" });
-        self.write("pki/root/generate/internal", root).await;
-        let web = json!({ "allow_any_name": true, "ttl": certificate_ttl, "key_type": "ec" });
-        self.write("pki/roles/web", web).await;
+        self.certificates(certificate_ttl).await;
         self.policy(
             "app",
             r#"
@@ -203,5 +199,14 @@ impl Admin {
         )
         .await;
         self.kubernetes("kubernetes", host, role).await;
+    }
+
+    /// `pki` with the role `web`.
+    pub async fn certificates(&self, ttl: &str) {
+        self.engine("pki", "pki", "").await;
+        let root = json!({ "common_name": "Shop Root", "ttl": "720h", "key_type": "ec" });
+        self.write("pki/root/generate/internal", root).await;
+        let web = json!({ "allow_any_name": true, "ttl": ttl, "key_type": "ec" });
+        self.write("pki/roles/web", web).await;
     }
 }

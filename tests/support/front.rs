@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION};
-use http::uri::PathAndQuery;
+use dev_vault::Action;
+use http::header::{HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -16,76 +16,18 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, copy, copy_bidirectional, sink};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
-/// A certificate authority.
-pub struct Ca {
-    pub pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
+use super::ca::Identity;
 
-/// A certificate, and its key as it was made.
-pub struct Identity {
-    pub pem: String,
-    chain: CertificateDer<'static>,
-    key: KeyPair,
-}
-
-impl Ca {
-    pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
-        Self {
-            pem,
-            issuer: Issuer::new(params, key),
-        }
-    }
-
-    /// A server's certificate for these names.
-    pub fn server(&self, names: &[&str]) -> Identity {
-        self.changed(names, |_| {})
-    }
-
-    /// A server's certificate, changed before it is signed.
-    pub fn changed(&self, names: &[&str], change: impl FnOnce(&mut CertificateParams)) -> Identity {
-        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-        let mut params = CertificateParams::new(names).unwrap();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        change(&mut params);
-        self.signed(params, KeyPair::generate().unwrap())
-    }
-
-    /// A client's certificate for a key (PKCS#8, PEM).
-    pub fn client(&self, key: &str) -> Identity {
-        let mut params = CertificateParams::new(vec!["node".to_owned()]).unwrap();
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.signed(params, KeyPair::from_pem(key).unwrap())
-    }
-
-    fn signed(&self, params: CertificateParams, key: KeyPair) -> Identity {
-        let made = params.signed_by(&key, &self.issuer).unwrap();
-        Identity {
-            pem: made.pem(),
-            chain: made.der().clone(),
-            key,
-        }
-    }
-}
-
-/// A listener; it ends when this is dropped.
+/// A listener; it ends when this is dropped, with all its connections.
 pub struct Front {
     pub address: SocketAddr,
     serving: JoinHandle<()>,
@@ -115,15 +57,15 @@ impl Front {
                 builder.with_client_cert_verifier(verifier.build().unwrap())
             }
         };
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(own.key.serialize_der()));
-        let config = builder.with_single_cert(vec![own.chain.clone()], key);
+        let config = builder.with_single_cert(vec![own.chain.clone()], own.key());
         let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
         let listener = TcpListener::bind(listen).await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let acceptor = acceptor.clone();
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     match acceptor.accept(stream).into_fallible().await {
                         Ok(stream) => pass(stream, to).await,
                         // Until the client has gone: a reset could overtake the alert that says why.
@@ -139,8 +81,9 @@ impl Front {
     pub fn unix(to: SocketAddr, path: &Path) -> Self {
         let listener = UnixListener::bind(path).unwrap();
         let serving = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(pass(stream, to));
+                connections.spawn(pass(stream, to));
             }
         });
         let address = to;
@@ -149,39 +92,85 @@ impl Front {
 
     /// Knows the server below a prefix alone.
     pub async fn prefixed(to: SocketAddr, prefix: &'static str) -> Self {
-        Self::http(move |request| {
-            let below = request.uri().path_and_query()?.as_str();
-            let below: PathAndQuery = below.strip_prefix(prefix)?.parse().ok()?;
-            Some(at(to, &below))
+        Self::http("127.0.0.1:0", move |client, request| {
+            let below = request.uri().path_and_query().unwrap().as_str();
+            let below = below.strip_prefix(prefix).map(|below| at(to, below));
+            async move {
+                match below {
+                    Some(below) => forward(client, request, below).await,
+                    None => Ok(answer(StatusCode::NOT_FOUND, "")),
+                }
+            }
         })
         .await
     }
 
-    /// Answers requests by what stands behind the URI that a function gives; 404 where it gives none.
-    async fn http(
-        route: impl Fn(&Request<Incoming>) -> Option<Uri> + Send + Sync + 'static,
-    ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    /// Passes everything on, as well as what is wrong just now allows.
+    pub async fn faulty(to: SocketAddr, listen: &str, fault: Arc<Mutex<Option<Action>>>) -> Self {
+        Self::http(listen, move |client, request| {
+            let fault = fault.lock().unwrap().clone();
+            async move {
+                let below = at(to, request.uri().path_and_query().unwrap().as_str());
+                match fault {
+                    Some(Action::Status {
+                        code,
+                        body,
+                        headers,
+                    }) => {
+                        let status = StatusCode::from_u16(code).unwrap();
+                        let mut answer = answer(status, &body);
+                        for (name, value) in headers {
+                            let name: HeaderName = name.parse().unwrap();
+                            answer.headers_mut().insert(name, value.parse().unwrap());
+                        }
+                        Ok(answer)
+                    }
+                    Some(Action::StatusAfterCommit { code, body }) => {
+                        forward(client, request, below).await?;
+                        Ok(answer(StatusCode::from_u16(code).unwrap(), &body))
+                    }
+                    Some(Action::Delay(later)) => {
+                        tokio::time::sleep(later).await;
+                        forward(client, request, below).await
+                    }
+                    Some(Action::Reset) => Err(io::ErrorKind::ConnectionReset.into()),
+                    Some(Action::ResetAfterCommit) => {
+                        forward(client, request, below).await?;
+                        Err(io::ErrorKind::ConnectionReset.into())
+                    }
+                    Some(Action::Hang) => std::future::pending().await,
+                    Some(other) => panic!("{other:?} is not made here"),
+                    None => forward(client, request, below).await,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Answers each request by a function; its error breaks the connection.
+    async fn http<F, A>(listen: &str, respond: F) -> Self
+    where
+        F: Fn(Upstream, Request<Incoming>) -> A + Clone + Send + 'static,
+        A: Future<Output = io::Result<Response<Full<Bytes>>>> + Send + 'static,
+    {
+        let listener = TcpListener::bind(listen).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let route = Arc::new(route);
-        let client = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
+        let client: Upstream = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
         let serving = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (route, client) = (Arc::clone(&route), client.clone());
-                let service = service_fn(move |request| {
-                    let to = route(&request);
-                    forward(client.clone(), request, to)
-                });
+                let (respond, client) = (respond.clone(), client.clone());
+                let service = service_fn(move |request| respond(client.clone(), request));
                 let builder = hyper::server::conn::http1::Builder::new();
                 let connection = builder.serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(connection);
+                connections.spawn(connection.with_upgrades());
             }
         });
         Self { address, serving }
     }
 }
 
-fn at(to: SocketAddr, path: &PathAndQuery) -> Uri {
+fn at(to: SocketAddr, path: &str) -> Uri {
     format!("http://{to}{path}").parse().unwrap()
 }
 
@@ -190,22 +179,20 @@ type Upstream = Client<HttpConnector, Full<Bytes>>;
 async fn forward(
     client: Upstream,
     request: Request<Incoming>,
-    to: Option<Uri>,
-) -> Result<Response<Full<Bytes>>, hyper_util::client::legacy::Error> {
-    let Some(to) = to else {
-        return Ok(answer(StatusCode::NOT_FOUND));
-    };
+    to: Uri,
+) -> io::Result<Response<Full<Bytes>>> {
     let (mut head, body) = request.into_parts();
     head.uri = to;
-    let body = body.collect().await.unwrap().to_bytes();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let request = Request::from_parts(head, Full::new(body));
-    let (head, body) = client.request(request).await?.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
+    let response = client.request(request).await.map_err(io::Error::other)?;
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     Ok(Response::from_parts(head, Full::new(body)))
 }
 
-fn answer(status: StatusCode) -> Response<Full<Bytes>> {
-    let mut answer = Response::new(Full::default());
+fn answer(status: StatusCode, body: &str) -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from(body.to_owned())));
     *answer.status_mut() = status;
     answer
 }
@@ -218,65 +205,47 @@ async fn pass(mut stream: impl AsyncRead + AsyncWrite + Unpin, to: SocketAddr) -
 
 /// A forward proxy that knows one server, whatever the name it is asked for by.
 pub struct Proxy {
-    pub address: SocketAddr,
-    serving: JoinHandle<()>,
+    front: Front,
     asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
 }
 
 impl Proxy {
     /// A proxy before a server, open to whom knows `user:secret` alone where it is closed.
     pub async fn start(to: SocketAddr, is_closed: bool) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let client: Upstream = Client::builder(TokioExecutor::new()).build(HttpConnector::new());
         let told = Arc::clone(&asked);
-        let serving = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (client, told) = (client.clone(), Arc::clone(&told));
-                let service = service_fn(move |mut request: Request<Incoming>| {
-                    let known = request.headers_mut().remove(PROXY_AUTHORIZATION);
-                    // user:secret
-                    let is_known = known.is_some_and(|value| value == "Basic dXNlcjpzZWNyZXQ=");
-                    assert!(!request.headers().contains_key(AUTHORIZATION));
-                    let line = format!("{} {}", request.method(), request.uri());
-                    told.lock().unwrap().push(line);
-                    let client = client.clone();
-                    async move {
-                        if is_closed && !is_known {
-                            let mut answer = answer(StatusCode::PROXY_AUTHENTICATION_REQUIRED);
-                            let basic = "Basic realm=\"proxy\"".parse().unwrap();
-                            answer.headers_mut().insert(PROXY_AUTHENTICATE, basic);
-                            return Ok(answer);
-                        }
-                        if request.method() == Method::CONNECT {
-                            tokio::spawn(async move {
-                                let stream = hyper::upgrade::on(request).await.unwrap();
-                                pass(TokioIo::new(stream), to).await
-                            });
-                            return Ok(answer(StatusCode::OK));
-                        }
-                        let path = request.uri().path_and_query().unwrap();
-                        let to = at(to, path);
-                        forward(client, request, Some(to)).await
-                    }
-                });
-                let builder = hyper::server::conn::http1::Builder::new();
-                let connection = builder.serve_connection(TokioIo::new(stream), service);
-                tokio::spawn(connection.with_upgrades());
+        let front = Front::http("127.0.0.1:0", move |client, mut request| {
+            let known = request.headers_mut().remove(PROXY_AUTHORIZATION);
+            // user:secret
+            let is_known = known.is_some_and(|value| value == "Basic dXNlcjpzZWNyZXQ=");
+            let line = format!("{} {}", request.method(), request.uri());
+            told.lock().unwrap().push(line);
+            async move {
+                if is_closed && !is_known {
+                    let mut answer = answer(StatusCode::PROXY_AUTHENTICATION_REQUIRED, "");
+                    let basic = "Basic realm=\"proxy\"".parse().unwrap();
+                    answer.headers_mut().insert(PROXY_AUTHENTICATE, basic);
+                    return Ok(answer);
+                }
+                if request.method() == Method::CONNECT {
+                    tokio::spawn(async move {
+                        let stream = hyper::upgrade::on(request).await.unwrap();
+                        pass(TokioIo::new(stream), to).await
+                    });
+                    return Ok(answer(StatusCode::OK, ""));
+                }
+                let below = at(to, request.uri().path_and_query().unwrap().as_str());
+                forward(client, request, below).await
             }
         });
         Self {
-            address,
-            serving,
+            front: front.await,
             asked,
         }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.front.address
     }
 
     /// The request lines that it got.

@@ -11,6 +11,7 @@
 
 pub mod admin;
 pub mod api_server;
+pub mod ca;
 pub mod daemon;
 pub mod driver;
 pub mod front;

@@ -1,29 +1,27 @@
-//! Every way to name a CA, to show a certificate and to reach a server, with its failing twin. The table
-//! is printed by each run.
+//! Every way to name a CA and to show a certificate, with its failing twin. The table is printed by each run.
 
 use std::cell::Cell;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
-use std::path::Path;
 
 use rcgen::date_time_ymd;
 use tonic::Code;
 
-use super::support::front::{Ca, Front, Identity, Proxy};
+use super::support::ca::{Ca, Identity};
+use super::support::front::Front;
 use super::{Mounted, Served, World};
 
-type Parameters = Vec<(&'static str, String)>;
+pub type Parameters = Vec<(&'static str, String)>;
 
 /// What must work, and what must not, with the words that tell why.
-struct Row {
-    what: &'static str,
-    good: Parameters,
-    twin: &'static str,
-    bad: Parameters,
-    code: Code,
-    told: &'static str,
+pub struct Row {
+    pub what: &'static str,
+    pub good: Parameters,
+    pub twin: &'static str,
+    pub bad: Parameters,
+    pub code: Code,
+    pub told: &'static str,
 }
 
 const UNTRUSTED: (Code, &str) = (Code::Unavailable, "invalid peer certificate: UnknownIssuer");
@@ -60,15 +58,15 @@ impl Files {
 
 /// Keeps the rows' outcomes, for the table.
 #[derive(Default)]
-struct Table(String);
+pub struct Table(String);
 
 impl Table {
-    fn good(&mut self, what: &str, mounted: &Mounted) {
+    pub fn good(&mut self, what: &str, mounted: &Mounted) {
         assert_eq!(*mounted, Ok(1), "{what}");
         write!(self.0, "| {what} | served ").unwrap();
     }
 
-    fn bad(&mut self, twin: &str, mounted: Mounted, (code, told): (Code, &str)) {
+    pub fn bad(&mut self, twin: &str, mounted: Mounted, (code, told): (Code, &str)) {
         let (got, message) = mounted.expect_err(twin);
         assert_eq!(got, code, "{twin}: {message}");
         assert!(message.contains(told), "{twin}: {told:?} in {message:?}");
@@ -76,7 +74,7 @@ impl Table {
     }
 
     /// Past the capture of a passing test's output.
-    fn print(self) {
+    pub fn print(self) {
         let head = "| way | outcome | twin | its message holds |\n|---|---|---|---|\n";
         io::stderr()
             .write_all(format!("\n{head}{}", self.0).as_bytes())
@@ -84,7 +82,7 @@ impl Table {
     }
 }
 
-async fn run(world: &World, served: &Served, rows: Vec<Row>) {
+pub async fn run(world: &World, served: &Served, rows: Vec<Row>) {
     let mut table = Table::default();
     for row in rows {
         table.good(row.what, &world.mount(served, &row.good).await);
@@ -353,124 +351,5 @@ async fn the_systems_roots_hold_where_nothing_else_is_named() {
         let bad = world.mount(&served, &bad).await;
         table.bad("another CA in the class", bad, UNTRUSTED);
     }
-    table.print();
-}
-
-#[tokio::test]
-async fn a_unix_socket_and_a_path_prefix_are_addresses() {
-    let world = World::new(false).await;
-    let served = world.serve(&[], &[]).await;
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("agent.sock");
-    let _agent = Front::unix(world.address(), &socket);
-    let prefixed = Front::prefixed(world.address(), "/team/vault").await;
-    let address = |text: String| vec![("vaultAddress", text)];
-    let unix = |path: &Path| address(format!("unix://{}", path.display()));
-    let rows = vec![
-        Row {
-            what: "unix://",
-            good: unix(&socket),
-            twin: "nobody listens",
-            bad: unix(&directory.path().join("none.sock")),
-            code: Code::Unavailable,
-            told: "the socket /",
-        },
-        Row {
-            what: "unix://",
-            good: unix(&socket),
-            twin: "no absolute path",
-            bad: unix(Path::new("agent.sock")),
-            code: Code::InvalidArgument,
-            told: "has no absolute path behind unix://",
-        },
-        Row {
-            what: "a path before /v1",
-            good: address(format!("http://{}/team/vault/", prefixed.address)),
-            twin: "without it",
-            bad: address(format!("http://{}", prefixed.address)),
-            code: Code::NotFound,
-            told: "404",
-        },
-    ];
-    run(&world, &served, rows).await;
-}
-
-/// An address that only the proxy knows the way to.
-const BEYOND: &str = "vault.beyond.test:8200";
-
-#[tokio::test]
-async fn a_proxy_of_the_environment_is_the_way_to_the_server() {
-    let world = World::new(false).await;
-    let ca = Ca::new("ours");
-    let own = ca.server(&["vault.beyond.test"]);
-    let front = Front::tls(world.address(), "127.0.0.1:0", &own, None).await;
-    let http = || vec![("vaultAddress", format!("http://{BEYOND}"))];
-    let https = || {
-        let address = ("vaultAddress", format!("https://{BEYOND}"));
-        vec![address, ("vaultCACert", ca.pem.clone())]
-    };
-    let gone = "127.0.0.1:9".parse().unwrap();
-    let url = |proxy: SocketAddr| format!("http://{proxy}");
-    let known = |proxy: SocketAddr| format!("http://user:secret@{proxy}");
-    let mut table = Table::default();
-    for (name, to, parameters, line) in [
-        (
-            "http_proxy",
-            world.address(),
-            http(),
-            format!("POST http://{BEYOND}/v1/auth/kubernetes/login"),
-        ),
-        (
-            "HTTPS_PROXY",
-            front.address,
-            https(),
-            format!("CONNECT {BEYOND}"),
-        ),
-        (
-            "VAULT_PROXY_ADDR",
-            front.address,
-            https(),
-            format!("CONNECT {BEYOND}"),
-        ),
-    ] {
-        let proxy = Proxy::start(to, false).await;
-        let served = world.serve(&[], &[(name, &url(proxy.address))]).await;
-        table.good(name, &world.mount(&served, &parameters).await);
-        assert!(proxy.asked().contains(&line), "{:?}", proxy.asked());
-        let served = world.serve(&[], &[(name, &url(gone))]).await;
-        let bad = world.mount(&served, &parameters).await;
-        let told = (Code::Unavailable, "the proxy http://127.0.0.1:9/");
-        table.bad("the proxy is away", bad, told);
-
-        let proxy = Proxy::start(to, true).await;
-        let served = world.serve(&[], &[(name, &known(proxy.address))]).await;
-        let what = format!("{name} with a password");
-        table.good(&what, &world.mount(&served, &parameters).await);
-        let served = world.serve(&[], &[(name, &url(proxy.address))]).await;
-        let bad = world.mount(&served, &parameters).await;
-        table.bad("without", bad, (Code::Unavailable, "proxy"));
-    }
-    let proxy = Proxy::start(world.address(), false).await;
-    let served = world
-        .serve(
-            &[],
-            &[
-                ("HTTP_PROXY", &url(proxy.address)),
-                ("NO_PROXY", "beyond.test"),
-            ],
-        )
-        .await;
-    let local = [("vaultAddress", world.vault.url())];
-    table.good(
-        "HTTP_PROXY and a server on this node",
-        &world.mount(&served, &local).await,
-    );
-    let bad = world.mount(&served, &http()).await;
-    table.bad("NO_PROXY", bad, (Code::Unavailable, "dns error"));
-    assert_eq!(
-        proxy.asked(),
-        Vec::<String>::new(),
-        "neither goes by the proxy"
-    );
     table.print();
 }
