@@ -58,6 +58,19 @@ async fn open_to_all(world: &World) {
     world.admin.role("kubernetes", "app", all).await;
 }
 
+/// Ten other pods mount while those that hang still do.
+async fn others_mount(world: &World, hanging: &mut UnderWay) {
+    let mut others = UnderWay::new();
+    for pod in 0..10 {
+        let volume = volume(world, "shop", &format!("other-{pod}"));
+        begin(world, &mut others, &volume, &class(KV));
+    }
+    while let Some(mounted) = others.join_next().await {
+        assert_eq!(mounted.unwrap().unwrap(), 1);
+        assert!(hanging.try_join_next().is_none(), "they still hang");
+    }
+}
+
 #[tokio::test]
 async fn a_tenant_whose_reads_hang_holds_up_nobody() {
     let world = World::new().await;
@@ -75,20 +88,11 @@ async fn a_tenant_whose_reads_hang_holds_up_nobody() {
             &class(&reads("secret/data/slow", 8)),
         );
     }
-    // Two pods' reads are the tenant's whole share: the others' logins wait behind them.
     world
-        .until("reads hang", || world.vault.live_tokens().len() >= 2)
+        .until("reads hang", || world.vault.live_tokens().len() >= 20)
         .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let mut others = UnderWay::new();
-    for pod in 0..10 {
-        let volume = volume(&world, "shop", &format!("other-{pod}"));
-        begin(&world, &mut others, &volume, &class(KV));
-    }
-    while let Some(mounted) = others.join_next().await {
-        assert_eq!(mounted.unwrap().unwrap(), 1);
-        assert!(hanging.try_join_next().is_none(), "they still hang");
-    }
+    others_mount(&world, &mut hanging).await;
 }
 
 #[tokio::test]
@@ -111,15 +115,24 @@ async fn a_backend_that_hangs_for_everybody_holds_up_its_own_users_alone() {
         .until("reads hang", || world.vault.live_tokens().len() >= 100)
         .await;
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let mut others = UnderWay::new();
-    for pod in 0..10 {
-        let volume = volume(&world, "shop", &format!("other-{pod}"));
-        begin(&world, &mut others, &volume, &class(KV));
+    others_mount(&world, &mut hanging).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_hangs_does_not_keep_its_users_from_the_others() {
+    let world = World::new().await;
+    let hang = Fault::at("database/creds", Action::Hang);
+    world.vault.faults().push(hang);
+    let mut hanging = UnderWay::new();
+    for pod in 0..20 {
+        let volume = volume(&world, "shop", &format!("user-{pod}"));
+        let class = class(&reads("database/creds/app", 8));
+        begin(&world, &mut hanging, &volume, &class);
     }
-    while let Some(mounted) = others.join_next().await {
-        assert_eq!(mounted.unwrap().unwrap(), 1);
-        assert!(hanging.try_join_next().is_none(), "they still hang");
-    }
+    world
+        .until("reads hang", || world.vault.live_tokens().len() >= 20)
+        .await;
+    others_mount(&world, &mut hanging).await;
 }
 
 #[tokio::test]
@@ -136,15 +149,7 @@ async fn an_address_that_never_answers_holds_up_its_own_callers_alone() {
         begin(&world, &mut hanging, &volume, &hostile);
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
-    let mut others = UnderWay::new();
-    for pod in 0..10 {
-        let volume = volume(&world, "shop", &format!("other-{pod}"));
-        begin(&world, &mut others, &volume, &class(KV));
-    }
-    while let Some(mounted) = others.join_next().await {
-        assert_eq!(mounted.unwrap().unwrap(), 1);
-        assert!(hanging.try_join_next().is_none(), "they still hang");
-    }
+    others_mount(&world, &mut hanging).await;
 }
 
 /// The most memory that the daemon has had so far, in MiB (`proc_pid_status(5)`).

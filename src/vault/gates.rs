@@ -1,5 +1,5 @@
 //! Bulkheads of Mounts' calls: places at each address, of which no tenant and no backend may take all. What
-//! hangs then holds up its own users alone.
+//! hangs then holds up its own users alone, and of those only what goes to it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -44,32 +44,39 @@ impl<K: Eq + Hash> Shares<K> {
 
 /// The gates of all addresses.
 pub struct Gates {
-    tenants: Shares<(String, String)>,
+    /// Of a tenant at a backend.
+    pairs: Shares<(String, String, String)>,
     backends: Shares<(String, String)>,
+    tenants: Shares<(String, String)>,
     addresses: Shares<String>,
 }
 
 /// Leave to call, until it is dropped.
-pub struct Place(#[expect(dead_code, reason = "held")] [Option<OwnedSemaphorePermit>; 3]);
+pub struct Place(#[expect(dead_code, reason = "held")] [Option<OwnedSemaphorePermit>; 4]);
 
 impl Gates {
-    /// `places` at each address; a backend gets half of them, a tenant a quarter.
+    /// `places` at each address: half of them for a backend, a quarter for a tenant, an eighth for a tenant at
+    /// a backend.
     pub fn new(places: usize) -> Self {
         Self {
-            tenants: Shares::new(places.div_ceil(4)),
+            pairs: Shares::new(places.div_ceil(8)),
             backends: Shares::new(places.div_ceil(2)),
+            tenants: Shares::new(places.div_ceil(4)),
             addresses: Shares::new(places),
         }
     }
 
-    /// A place for a call of a tenant's (the pod's namespace) with a path. Who waits for the narrower share
-    /// holds none of the wider one.
+    /// A place for a call of a tenant's (the pod's namespace) with a path. Who waits for a narrow share holds
+    /// none of the wide ones.
     pub async fn enter(&self, address: &str, tenant: &str, path: &str) -> Place {
-        let of = |share: &str| (address.to_owned(), share.to_owned());
-        let tenant = self.tenants.place(of(tenant)).await;
-        let backend = self.backends.place(of(backend(path))).await;
-        let address = self.addresses.place(address.to_owned()).await;
-        Place([tenant, backend, address])
+        let [address, tenant, backend] = [address, tenant, backend(path)].map(str::to_owned);
+        let pair = (address.clone(), tenant.clone(), backend.clone());
+        Place([
+            self.pairs.place(pair).await,
+            self.backends.place((address.clone(), backend)).await,
+            self.tenants.place((address.clone(), tenant)).await,
+            self.addresses.place(address).await,
+        ])
     }
 }
 
@@ -86,22 +93,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenant_gets_a_quarter_and_a_backend_a_half() {
+    fn nobody_takes_more_than_his_share() {
         let gates = Gates::new(8);
         let enter =
             |tenant: &str, path: &str| gates.enter("https://vault", tenant, path).now_or_never();
-        let greedy: Vec<_> = (0..4).map(|_| enter("greedy", "kv/data/a")).collect();
-        assert_eq!(greedy.iter().flatten().count(), 2);
-        // Those who wait in vain have left.
-        let _others = [enter("b", "kv/data/b"), enter("c", "kv/data/c")].map(Option::unwrap);
-        assert!(
-            enter("d", "kv/data/d").is_none(),
-            "the backend's half is taken"
-        );
-        let held = ["d", "e"].map(|tenant| enter(tenant, "database/creds/x").unwrap());
-        let more = ["f", "g"].map(|tenant| enter(tenant, "pki/issue/x").unwrap());
-        assert!(enter("h", "auth/kubernetes").is_none(), "all are taken");
-        drop((held, more));
+        let _first = enter("a", "kv/data/x").unwrap();
+        assert!(enter("a", "kv/data/y").is_none(), "an eighth: a at kv/data");
+        let _second = enter("a", "pki/issue/x").unwrap();
+        assert!(enter("a", "auth/kubernetes").is_none(), "a quarter: a");
+        // Those who waited in vain have left.
+        let _half = ["b", "c", "d"].map(|tenant| enter(tenant, "kv/data/x").unwrap());
+        assert!(enter("e", "kv/data/x").is_none(), "a half: kv/data");
+        let rest = ["e", "f", "g"].map(|tenant| enter(tenant, "pki/issue/x").unwrap());
+        assert!(enter("h", "auth/kubernetes").is_none(), "all");
+        drop(rest);
         assert!(enter("h", "auth/kubernetes").is_some());
     }
 
