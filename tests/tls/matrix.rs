@@ -295,8 +295,8 @@ async fn a_client_certificate_is_shown_with_a_key_of_any_form() {
     table.good("mTLS, certificate with its chain", &good);
     let stranger = others.client(ec).pem;
     let bad = world.mount(&served, &shown(&stranger, ec)).await;
-    let told = "the server does not accept our client certificate";
-    table.bad("of another CA", bad, (Code::Unavailable, told));
+    let told_stranger = "the server does not accept our client certificate";
+    table.bad("of another CA", bad, (Code::Unavailable, told_stranger));
     table.good(
         "mTLS",
         &world.mount(&served, &shown(&certificate, ec)).await,
@@ -324,6 +324,19 @@ async fn a_client_certificate_is_shown_with_a_key_of_any_form() {
     let told = (Code::InvalidArgument, "not encrypted");
     let bad = world.mount(&served, &shown(&certificate, locked)).await;
     table.bad("an encrypted key", bad, told);
+    // Rotated under the same names.
+    let files = |certificate: &str, key: &str| {
+        vec![
+            https(&front),
+            ("vaultCACert", ca.pem.clone()),
+            ("vaultTLSClientCertPath", files.put("tls.crt", certificate)),
+            ("vaultTLSClientKeyPath", files.put("tls.key", key)),
+        ]
+    };
+    let bad = world.mount(&served, &files(&stranger, ec)).await;
+    let good = world.mount(&served, &files(&certificate, ec)).await;
+    table.good("mTLS, after the rotation", &good);
+    table.bad("before", bad, (Code::Unavailable, told_stranger));
     table.print();
 }
 
