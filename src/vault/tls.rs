@@ -8,14 +8,19 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use x509_parser::parse_x509_certificate;
 
 use crate::spec::Tls;
 
 /// More than any bundle of CAs.
 const LARGEST_FILE: u64 = 4 * 1024 * 1024;
+
+/// What rustls' words for an alert begin with. HTTP/2 keeps nothing of an error but its words.
+pub const ALERT: &str = "received fatal alert: ";
 
 /// Why TLS settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -90,22 +95,22 @@ pub fn fault<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
     hidden.or_else(|| error.source().and_then(fault))
 }
 
-/// A fault of TLS in words. What the server refuses of us, it says by an alert's number alone.
-pub fn told(fault: &rustls::Error) -> String {
-    use rustls::AlertDescription as Alert;
-    match fault {
-        rustls::Error::AlertReceived(Alert::CertificateRequired) => {
+/// A fault of TLS in words. What the server refuses of us, it says by an alert's name alone.
+pub fn told(text: &str) -> String {
+    let alert = text.split_once(ALERT).map(|(_, alert)| alert);
+    match alert.map(|alert| alert.split(':').next().unwrap_or(alert)) {
+        Some("CertificateRequired") => {
             "the server asks for a client certificate, and none is set".to_owned()
         }
-        rustls::Error::AlertReceived(
-            alert @ (Alert::BadCertificate
-            | Alert::CertificateExpired
-            | Alert::CertificateRevoked
-            | Alert::CertificateUnknown
-            | Alert::UnknownCA
-            | Alert::UnsupportedCertificate),
-        ) => format!("the server does not accept our client certificate ({alert:?})"),
-        fault => fault.to_string(),
+        Some(
+            alert @ ("BadCertificate"
+            | "CertificateExpired"
+            | "CertificateRevoked"
+            | "CertificateUnknown"
+            | "UnknownCA"
+            | "UnsupportedCertificate"),
+        ) => format!("the server does not accept our client certificate ({alert})"),
+        _ => text.to_owned(),
     }
 }
 
@@ -121,29 +126,44 @@ pub fn config(settings: &Tls) -> Result<ClientConfig, TlsError> {
     let builder = if settings.skip_verify {
         builder
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AcceptAny(provider)))
+            .with_custom_certificate_verifier(Arc::new(AcceptAny(Arc::clone(&provider))))
     } else {
         builder.with_root_certificates(roots(settings)?)
     };
     match (&settings.client_certificate, &settings.client_key) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("vaultTLSClientCertPath", certificate)?;
-            let key = private_key(key)?;
-            builder
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| match error {
-                    rustls::Error::InconsistentKeys(_) => TlsError::Content {
-                        field: "vaultTLSClientKeyPath",
-                        problem: "this key and vaultTLSClientCertPath do not belong together"
-                            .to_owned(),
-                    },
-                    error => TlsError::Rustls(error),
-                })
+            let identity = identity(&provider, chain, private_key(key)?)?;
+            let shown = Arc::new(SingleCertAndKey::from(identity));
+            Ok(builder.with_client_cert_resolver(shown))
         }
         (None, None) => Ok(builder.with_no_client_auth()),
         (Some(_), None) => Err(TlsError::Half("the key")),
         (None, Some(_)) => Err(TlsError::Half("the certificate")),
     }
+}
+
+/// Our certificate with its key. Not by rustls' own check, which reads no X.509 version 1: `openssl x509 -req`
+/// makes such client certificates, and the servers and Go's clients take them.
+fn identity(
+    provider: &CryptoProvider,
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> Result<CertifiedKey, TlsError> {
+    let key = provider.key_provider.load_private_key(key)?;
+    let first = chain
+        .first()
+        .and_then(|first| parse_x509_certificate(first).ok());
+    let theirs = first.map(|(_, certificate)| certificate.tbs_certificate.subject_pki.raw.to_vec());
+    if let (Some(theirs), Some(ours)) = (theirs, key.public_key())
+        && theirs != ours.as_ref()
+    {
+        return Err(TlsError::Content {
+            field: "vaultTLSClientKeyPath",
+            problem: "this key and vaultTLSClientCertPath do not belong together".to_owned(),
+        });
+    }
+    Ok(CertifiedKey::new(chain, key))
 }
 
 /// A configuration for a connector that will speak plain http only.
@@ -302,5 +322,36 @@ impl ServerCertVerifier for AcceptAny {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(certificate: &str, key: &str) -> Result<ClientConfig, TlsError> {
+        let at = |name: &str| Some(Path::new("tests/fixtures/keys").join(name));
+        config(&Tls {
+            client_certificate: at(certificate),
+            client_key: at(key),
+            skip_verify: true,
+            ..Tls::default()
+        })
+    }
+
+    #[test]
+    fn a_client_certificate_of_version_1_is_taken_with_its_own_key_alone() {
+        assert!(with("p256.v1.crt", "p256.sec1.pem").is_ok());
+        let told = with("p256.v1.crt", "rsa.pkcs1.pem")
+            .unwrap_err()
+            .to_string();
+        assert!(told.contains("do not belong together"), "{told}");
+    }
+
+    #[test]
+    fn alerts_about_our_certificate_are_told_in_words() {
+        let told = told("connection error: received fatal alert: UnknownCA: more");
+        assert!(told.contains("does not accept our client certificate (UnknownCA)"));
+        assert_eq!(super::told("certificate expired"), "certificate expired");
     }
 }

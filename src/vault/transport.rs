@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
+use http::uri::Scheme;
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body as _;
@@ -236,6 +237,7 @@ async fn once(
         let headers = request.headers_mut();
         headers.insert(PROXY_AUTHORIZATION, value.clone());
     }
+    let is_tls = request.uri().scheme() == Some(&Scheme::HTTPS);
     let mut response = pool.client.request(request.clone()).await;
     for _ in 1..CONNECTIONS {
         if !response.as_ref().is_err_and(|error| is_unsent(error)) {
@@ -243,7 +245,13 @@ async fn once(
         }
         response = pool.client.request(request.clone()).await;
     }
-    let response = response.map_err(|error| broken(&error))?;
+    let response = response.map_err(|error| match is_unsent(&error) {
+        true if is_tls => SendError::Untrusted(format!(
+            "the server ends each connection after the handshake, as one does that does not accept our client certificate or asks for one: {}",
+            causes(&error)
+        )),
+        _ => broken(&error),
+    })?;
     match response.status() {
         // No server says so: it is the proxy's own answer.
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(SendError::Unreachable(
@@ -254,10 +262,11 @@ async fn once(
     }
 }
 
-/// Whether a connection broke before its request was written: hyper cancels these alone.
+/// Whether a connection broke before its request was written: hyper cancels these alone, or finds the
+/// connection's channel closed.
 fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
-    let is_canceled = |error: &hyper::Error| error.is_canceled();
-    error.downcast_ref().is_some_and(is_canceled) || error.source().is_some_and(is_unsent)
+    let unsent = |error: &hyper::Error| error.is_canceled() || error.is_closed();
+    error.downcast_ref().is_some_and(unsent) || error.source().is_some_and(is_unsent)
 }
 
 impl From<room::Full> for SendError {
@@ -274,9 +283,11 @@ impl From<room::Full> for SendError {
 
 /// Why an exchange broke off: the network, or TLS, which speaks of the caller's settings as well.
 fn broken(error: &(dyn std::error::Error + 'static)) -> SendError {
+    let text = causes(error);
     match tls::fault(error) {
-        Some(fault) => SendError::Untrusted(tls::told(fault)),
-        None => SendError::Unreachable(causes(error)),
+        Some(fault) => SendError::Untrusted(tls::told(&fault.to_string())),
+        None if text.contains(tls::ALERT) => SendError::Untrusted(tls::told(&text)),
+        None => SendError::Unreachable(text),
     }
 }
 

@@ -58,7 +58,10 @@ impl Front {
             }
         };
         let config = builder.with_single_cert(vec![own.chain.clone()], own.key());
-        let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+        let mut config = config.unwrap();
+        // As real servers do; HTTP/2 keeps less of an error.
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind(listen).await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = tokio::spawn(async move {
