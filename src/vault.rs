@@ -13,6 +13,7 @@ mod error;
 pub mod fuzzing;
 mod gates;
 mod life;
+mod read;
 mod request;
 mod room;
 mod tls;
@@ -177,8 +178,8 @@ impl Vault {
         let tenant = tenant(&session.service_account);
         let gates = &self.0.gates;
         let _place = gates.enter(&endpoint.address, tenant, &request.path).await;
-        self.admitted(endpoint, &api::read_name(request))?;
-        let call = api::read(
+        self.admitted(endpoint, &read::name(request))?;
+        let call = read::read(
             &self.0.transport,
             session,
             request,

@@ -1,4 +1,4 @@
-//! Every HTTP call that is made to the server, and what its reply means.
+//! Every HTTP call whose path is ours, and what its reply means; a class' own reads stand in `read.rs`.
 //!
 //! The one file that knows vaultrs: its request types say method, path and body of the typed calls, which
 //! are sent through our own transport (its client drops leases and cannot set a TLS server name).
@@ -8,20 +8,17 @@ use std::time::Duration;
 use http::Method;
 use rustify::endpoint::Endpoint as Typed;
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use vaultrs::api::AuthInfo;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
 
-use super::bare;
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
-use super::life::{self, Signs, ending};
-use super::room::Room;
+use super::life::ending;
 use super::transport::{Call, Reply, Transport};
 use crate::clock::Moment;
-use crate::grant::{Grant, Keep, Renewal, Session, Term, TokenKind};
+use crate::grant::{Renewal, Term, TokenKind};
 use crate::redacted::Secret;
-use crate::spec::{Endpoint, Login, Request};
+use crate::spec::{Endpoint, Login};
 
 /// What a login gave.
 pub struct LoggedIn {
@@ -62,24 +59,6 @@ struct Lease {
     lease_duration: u64,
     #[serde(default)]
     renewable: bool,
-    #[serde(default)]
-    warnings: Option<Vec<String>>,
-}
-
-#[derive(Deserialize)]
-struct Envelope<'a> {
-    #[serde(default)]
-    lease_id: String,
-    #[serde(default)]
-    lease_duration: u64,
-    #[serde(default)]
-    renewable: bool,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(default)]
-    auth: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
-    wrap_info: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     warnings: Option<Vec<String>>,
 }
@@ -145,11 +124,6 @@ pub fn login_name(login: &Login) -> String {
     format!("login POST auth/{}/login", login.mount)
 }
 
-/// A read's name in messages: never its query or arguments.
-pub fn read_name(request: &Request) -> String {
-    format!("{} {}", request.method.as_str(), request.path)
-}
-
 /// `GET sys/health?standbyok=true`, without a namespace: whether the server as a whole serves. A standby
 /// does (429, and Vault's 472 and 473; OpenBao `http/sys_health.go`).
 pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
@@ -169,78 +143,6 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
     };
     let reply = transport.send(&whole, &call).await;
     reply.is_ok_and(|reply| matches!(reply.status, 200..=299 | 429 | 472 | 473))
-}
-
-/// Reads what a class asks for. `sent` is the time just before, `refresh` the life of a write's reply.
-pub async fn read(
-    transport: &Transport,
-    session: &Session,
-    request: &Request,
-    room: &Room,
-    sent: Moment,
-    refresh: Duration,
-) -> Result<Grant, VaultError> {
-    let (endpoint, token) = (&session.endpoint, &session.token);
-    let name = read_name(request);
-    let asked = asked(&name, endpoint);
-    let call = Call {
-        method: Method::from_bytes(request.method.as_str().as_bytes())
-            .map_err(|_| VaultError::new(Kind::Settings, asked, "no such method"))?,
-        path: &request.path,
-        query: &request.query,
-        body: request.args.as_ref().map(|args| args.as_bytes().to_vec()),
-        token: Some(token),
-        patience: None,
-        room: Some(room),
-    };
-    let reply = send(transport, endpoint, asked, call, None).await?;
-    granted(asked, request, reply, sent, refresh, token)
-}
-
-/// What a read's reply grants.
-pub fn granted(
-    asked: Asked<'_>,
-    request: &Request,
-    mut reply: Reply,
-    sent: Moment,
-    refresh: Duration,
-    token: &Secret,
-) -> Result<Grant, VaultError> {
-    if reply.body.expose().is_empty() {
-        return Err(VaultError::new(Kind::Empty, asked, "the reply is empty"));
-    }
-    if let Some(enveloped) = bare::enveloped(reply.body.expose()) {
-        reply.body = enveloped;
-    }
-    let envelope: Envelope<'_> = parse(asked, &reply)?;
-    let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
-        let why = match (envelope.auth, envelope.wrap_info) {
-            (Some(_), _) => "the reply grants a token, which is nothing to be mounted",
-            (_, Some(_)) => "the reply is wrapped: a wrapping token, to be used once, is no file",
-            _ => "the reply has no data",
-        };
-        let warnings = envelope.warnings.unwrap_or_default().join("; ");
-        let text = shown(&format!("{why} {warnings}"), &[token.expose()]);
-        return Err(VaultError::new(Kind::Empty, asked, text));
-    };
-    tell_warnings(asked, envelope.warnings, &[token]);
-    // Data that is no object, or has these fields in other types, shows no sign of a life.
-    let signs: Signs = serde_json::from_str(data.get()).unwrap_or_default();
-    let (keep, granted) = if envelope.lease_id.is_empty() {
-        life::of(request.method, &signs, refresh)
-    } else {
-        let keep = Keep::Lease {
-            id: envelope.lease_id,
-            renewable: envelope.renewable,
-        };
-        (keep, ending(envelope.lease_duration))
-    };
-    Ok(Grant {
-        request: request.clone(),
-        term: Term { sent, granted },
-        keep,
-        body: reply.body,
-    })
 }
 
 /// `POST auth/token/renew-self`, increment 0: the role's own TTL.
@@ -374,7 +276,7 @@ fn capped(warnings: Option<&[String]>) -> bool {
 }
 
 /// The warnings of a success, in the log. A plugin that repeats what it was asked repeats it here as well.
-fn tell_warnings(asked: Asked<'_>, warnings: Option<Vec<String>>, hidden: &[&Secret]) {
+pub fn tell_warnings(asked: Asked<'_>, warnings: Option<Vec<String>>, hidden: &[&Secret]) {
     let hidden: Vec<&str> = hidden.iter().map(|secret| secret.expose()).collect();
     for warning in warnings.iter().flatten() {
         tracing::debug!(
@@ -429,7 +331,7 @@ async fn send_typed(
     send(transport, endpoint, asked, call, hidden).await
 }
 
-async fn send(
+pub async fn send(
     transport: &Transport,
     endpoint: &Endpoint,
     asked: Asked<'_>,
@@ -447,7 +349,7 @@ async fn send(
     Err(VaultError::of_reply(asked, &reply, &hidden))
 }
 
-fn parse<'a, T: Deserialize<'a>>(asked: Asked<'_>, reply: &'a Reply) -> Result<T, VaultError> {
+pub fn parse<'a, T: Deserialize<'a>>(asked: Asked<'_>, reply: &'a Reply) -> Result<T, VaultError> {
     // The parser's own message could quote the reply.
     serde_json::from_slice(reply.body.expose()).map_err(|_| {
         VaultError::new(

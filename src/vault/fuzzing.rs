@@ -7,6 +7,7 @@ use percent_encoding::percent_decode_str;
 use super::api;
 use super::classify;
 use super::error::VaultError;
+use super::read;
 use super::request::uri;
 use super::transport::Reply;
 use crate::clock::Moment;
@@ -84,7 +85,7 @@ pub fn reply(data: &[u8]) -> Option<Grant> {
                 query: Vec::new(),
                 args: None,
             };
-            let grant = api::granted(
+            let grant = read::granted(
                 asked,
                 &request,
                 reply,

@@ -1,0 +1,112 @@
+//! A class' own reads: the request as it was asked, and what its reply is good for.
+
+use std::time::Duration;
+
+use http::Method;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
+use super::life::{self, Signs, ending};
+use super::room::Room;
+use super::transport::{Call, Reply, Transport};
+use super::{api, bare};
+use crate::clock::Moment;
+use crate::grant::{Grant, Keep, Session, Term};
+use crate::redacted::Secret;
+use crate::spec::Request;
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(default)]
+    lease_id: String,
+    #[serde(default)]
+    lease_duration: u64,
+    #[serde(default)]
+    renewable: bool,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(default)]
+    auth: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    wrap_info: Option<serde::de::IgnoredAny>,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
+}
+
+/// A read's name in messages: never its query or arguments.
+pub fn name(request: &Request) -> String {
+    format!("{} {}", request.method.as_str(), request.path)
+}
+
+/// Reads what a class asks for. `sent` is the time just before, `refresh` the life of a write's reply.
+pub async fn read(
+    transport: &Transport,
+    session: &Session,
+    request: &Request,
+    room: &Room,
+    sent: Moment,
+    refresh: Duration,
+) -> Result<Grant, VaultError> {
+    let (endpoint, token) = (&session.endpoint, &session.token);
+    let name = name(request);
+    let asked = api::asked(&name, endpoint);
+    let call = Call {
+        method: Method::from_bytes(request.method.as_str().as_bytes())
+            .map_err(|_| VaultError::new(Kind::Settings, asked, "no such method"))?,
+        path: &request.path,
+        query: &request.query,
+        body: request.args.as_ref().map(|args| args.as_bytes().to_vec()),
+        token: Some(token),
+        patience: None,
+        room: Some(room),
+    };
+    let reply = api::send(transport, endpoint, asked, call, None).await?;
+    granted(asked, request, reply, sent, refresh, token)
+}
+
+/// What a read's reply grants.
+pub fn granted(
+    asked: Asked<'_>,
+    request: &Request,
+    mut reply: Reply,
+    sent: Moment,
+    refresh: Duration,
+    token: &Secret,
+) -> Result<Grant, VaultError> {
+    if reply.body.expose().is_empty() {
+        return Err(VaultError::new(Kind::Empty, asked, "the reply is empty"));
+    }
+    if let Some(enveloped) = bare::enveloped(reply.body.expose()) {
+        reply.body = enveloped;
+    }
+    let envelope: Envelope<'_> = api::parse(asked, &reply)?;
+    let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
+        let why = match (envelope.auth, envelope.wrap_info) {
+            (Some(_), _) => "the reply grants a token, which is nothing to be mounted",
+            (_, Some(_)) => "the reply is wrapped: a wrapping token, to be used once, is no file",
+            _ => "the reply has no data",
+        };
+        let warnings = envelope.warnings.unwrap_or_default().join("; ");
+        let text = shown(&format!("{why} {warnings}"), &[token.expose()]);
+        return Err(VaultError::new(Kind::Empty, asked, text));
+    };
+    api::tell_warnings(asked, envelope.warnings, &[token]);
+    // Data that is no object, or has these fields in other types, shows no sign of a life.
+    let signs: Signs = serde_json::from_str(data.get()).unwrap_or_default();
+    let (keep, granted) = if envelope.lease_id.is_empty() {
+        life::of(request.method, &signs, refresh)
+    } else {
+        let keep = Keep::Lease {
+            id: envelope.lease_id,
+            renewable: envelope.renewable,
+        };
+        (keep, ending(envelope.lease_duration))
+    };
+    Ok(Grant {
+        request: request.clone(),
+        term: Term { sent, granted },
+        keep,
+        body: reply.body,
+    })
+}
