@@ -23,7 +23,7 @@ use crate::config::{Config, TokenRequest};
 use crate::events;
 use crate::metrics::Metrics;
 use crate::missing::{self, Missing};
-use crate::mount::Mounter;
+use crate::mount::{Mounter, Parts};
 use crate::paths::{self, Sight};
 use crate::pods;
 use crate::provider::Provider;
@@ -153,7 +153,14 @@ impl App {
             .filter(|_| config.token_request == TokenRequest::Auto)
             .map(TokenMinter::new);
         let sight = Sight::new(&path_settings(&config));
-        let mounter = Mounter::new(registry.clone(), vault, versions, sight.clone(), minter);
+        let mounter = Mounter::new(Parts {
+            registry: registry.clone(),
+            vault,
+            versions,
+            sight: sight.clone(),
+            minter,
+            retry_for: config.mount_retry_timeout,
+        });
         Ok(Self {
             config,
             metrics,
@@ -213,9 +220,10 @@ impl App {
         info!("shutting down: Mounts under way are finished, nothing is revoked");
         let _draining = self.readiness.pending("draining");
         closing.send_replace(true);
+        // What is left of the time is for the journal.
+        let for_mounts = self.config.shutdown_timeout.mul_f64(0.8);
         let drain = async {
-            let served = server.await;
-            self.mounter.drained().await;
+            let (served, ()) = tokio::join!(server, self.mounter.drain(for_mounts));
             self.registry.stop().await;
             if worker.await.is_err() {
                 error!("the registry's worker broke down at the end");
@@ -316,6 +324,7 @@ fn vault_settings(config: &Config) -> vault::Settings {
     let usual = vault::Settings::default();
     vault::Settings {
         request_timeout: config.client_timeout.unwrap_or(usual.request_timeout),
+        read_timeout: config.client_timeout.unwrap_or(usual.read_timeout),
         proxies: config.proxies.clone(),
         ..usual
     }

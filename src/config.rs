@@ -71,8 +71,10 @@ pub struct Config {
     pub path_confirm: Duration,
     /// How long what was replaced lives on.
     pub drain_after: Duration,
-    /// How long a first mount that failed waits for its retry.
+    /// How long the result of a first mount that nobody waited for is kept.
     pub park: Duration,
+    /// How long a first mount is tried again while its server cannot serve.
+    pub mount_retry_timeout: Duration,
     /// The rotation poll interval assumed until two polls were seen.
     pub poll_interval: Duration,
     /// The deadline of a shutdown's drain.
@@ -227,6 +229,7 @@ impl Config {
             path_confirm: flags.path_confirm,
             drain_after: flags.drain_after,
             park: flags.park,
+            mount_retry_timeout: flags.mount_retry_timeout,
             poll_interval: flags.poll_interval,
             shutdown_timeout: flags.shutdown_timeout,
             renew_concurrency: flags.renew_concurrency,

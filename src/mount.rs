@@ -3,29 +3,37 @@
 //! Claim the volume → a live session, or a login that is journalled before the first read → the reads
 //! that nothing in the registry answers → files → the outcome into the registry → the answer. Only
 //! here does Leasehold log in or read.
+//!
+//! A Mount runs in a task of its own. Its caller waits until its deadline and no longer; a Mount that is
+//! slower goes on, and kubelet's next attempt takes its result.
 
+mod attempt;
+mod error;
 mod flight;
+mod progress;
+mod retry;
 
-use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use crate::grant::{Grant, Keep, Session};
-use crate::mount::flight::{Entry, Flights, Lead};
+use self::attempt::{Failure, Job, Replies};
+pub use self::error::MountError;
+use self::flight::{Entry, Flights, Lead};
+use self::progress::Progress;
+use self::retry::Retries;
+use crate::grant::{Grant, Keep};
 use crate::params::PodTokens;
 use crate::paths::{Presence, Sight};
 use crate::registry::{Claim, Closed, Ending, Held, Registry};
-use crate::render::{self, File, RenderError};
-use crate::service_account::{MintError, TokenMinter};
-use crate::spec::{MountSpec, Request};
-use crate::vault::{Room, Vault, VaultError};
+use crate::render::{self, File};
+use crate::service_account::TokenMinter;
+use crate::spec::MountSpec;
+use crate::vault::{Room, Vault};
 use crate::version_key::VersionKey;
-
-/// Reads of one Mount under way at once: one volume must not take an address' whole share.
-const READS_AT_ONCE: usize = 8;
 
 /// What a Mount gives.
 pub struct Mounted {
@@ -39,142 +47,101 @@ pub struct Mounted {
     nothing_new: bool,
 }
 
-/// Why a Mount failed. Its texts end up in `kubectl describe pod`.
-#[derive(Debug, thiserror::Error)]
-pub enum MountError {
-    /// The driver sent no token for the audience, and none may be minted.
-    #[error(
-        "no service-account token for the audience {audience:?} came with the request (it came for {offered}): add {{audience: {audience}}} to `tokenRequests` of the CSIDriver object secrets-store.csi.k8s.io, or name one of its audiences by the class' `audience`"
-    )]
-    NoToken {
-        /// The audience that the class wants.
-        audience: String,
-        /// The audiences there were tokens for.
-        offered: String,
-    },
-    /// No token came, and minting one failed.
-    #[error(
-        "no service-account token for the audience {audience:?} came with the request, and none could be minted: {source}"
-    )]
-    Mint {
-        /// The audience that the class wants.
-        audience: String,
-        /// Why.
-        source: MintError,
-    },
-    /// The server refused the login, or could not be asked.
-    #[error("login with role {role:?} at auth/{mount}: {source}")]
-    Login {
-        /// The role.
-        role: String,
-        /// The auth mount.
-        mount: String,
-        /// Why.
-        source: VaultError,
-    },
-    /// A read failed.
-    #[error("object {object:?}: {source}")]
-    Read {
-        /// The first object that wants it.
-        object: String,
-        /// Why.
-        source: VaultError,
-    },
-    /// The replies do not give the files that were asked for.
-    #[error(transparent)]
-    Render(#[from] RenderError),
-    /// The daemon is going down.
-    #[error("{0}; its successor will serve the driver's next attempt")]
-    Stopping(#[from] Closed),
-    /// The Mount's own task broke down.
-    #[error("the mount broke down inside Leasehold; the daemon's log says where")]
-    Broken,
-}
-
-impl MountError {
-    /// Whether the driver's own retry may succeed without anyone changing anything.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        match self {
-            Self::Login { source, .. } | Self::Read { source, .. } => source.is_transient(),
-            Self::Mint { source, .. } => source.is_transient(),
-            Self::Stopping(_) => true,
-            Self::NoToken { .. } | Self::Render(_) | Self::Broken => false,
-        }
-    }
-}
-
 /// What a Mount has come to, shared by all who asked for it.
 pub type Outcome = Arc<Result<Mounted, MountError>>;
 
+/// What a [`Mounter`] is made of.
+pub struct Parts {
+    /// Every mounted volume.
+    pub registry: Registry,
+    /// The client of the server.
+    pub vault: Vault,
+    /// The key of object versions.
+    pub versions: VersionKey,
+    /// How paths are looked at.
+    pub sight: Sight,
+    /// Mints pod tokens; without it a request that lacks the token fails.
+    pub minter: Option<TokenMinter>,
+    /// How long a first Mount is tried again while its server cannot serve.
+    pub retry_for: Duration,
+}
+
 /// Carries Mounts out.
 pub struct Mounter {
-    registry: Registry,
-    vault: Vault,
-    versions: VersionKey,
-    sight: Sight,
-    minter: Option<TokenMinter>,
+    parts: Parts,
     flights: Arc<Flights<Outcome>>,
     tasks: TaskTracker,
-}
-
-/// What a Mount has come to when it fails: what it holds at the server is not forgotten.
-struct Failure {
-    error: MountError,
-    session: Option<Arc<Session>>,
-    fresh: Vec<Arc<Grant>>,
-}
-
-impl From<MountError> for Failure {
-    fn from(error: MountError) -> Self {
-        Self {
-            error,
-            session: None,
-            fresh: Vec::new(),
-        }
-    }
-}
-
-/// Every reply of a Mount, and which of them are new.
-struct Replies {
-    session: Arc<Session>,
-    by_request: HashMap<Request, Arc<Grant>>,
-    fresh: Vec<Arc<Grant>>,
+    /// The daemon is going down: no attempt is repeated any more.
+    closing: CancellationToken,
+    /// The drain's deadline is near: callers are answered without their Mount's result.
+    leaving: CancellationToken,
 }
 
 impl Mounter {
-    /// A mounter over its parts. Without a `minter`, a request that lacks the token fails.
+    /// A mounter over its parts.
     #[must_use]
-    pub fn new(
-        registry: Registry,
-        vault: Vault,
-        versions: VersionKey,
-        sight: Sight,
-        minter: Option<TokenMinter>,
-    ) -> Arc<Self> {
+    pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            registry,
-            vault,
-            versions,
-            sight,
-            minter,
+            parts,
             flights: Flights::new(),
             tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            leaving: CancellationToken::new(),
         })
     }
 
-    /// Mounts. The work is done in a task of its own and goes on when the caller goes away: a login's
-    /// reply that nobody takes would leave a token that nobody knows.
-    pub async fn mount(self: &Arc<Self>, spec: MountSpec, tokens: PodTokens) -> Outcome {
+    /// Mounts, and answers `within` the time given. The work is done in a task of its own and goes on when
+    /// the caller goes away: a login's reply that nobody takes would leave a token that nobody knows.
+    pub async fn mount(
+        self: &Arc<Self>,
+        spec: MountSpec,
+        tokens: PodTokens,
+        within: Duration,
+    ) -> Outcome {
         let spec = Arc::new(spec);
-        let tokens = Arc::new(tokens);
+        let failed = |error| Arc::new(Err(error));
+        tokio::select! {
+            biased;
+            outcome = self.outcome(&spec, tokens) => {
+                if outcome.is_ok() {
+                    self.parts.registry.answered(spec.volume.clone());
+                }
+                outcome
+            }
+            () = self.leaving.cancelled() => failed(Closed.into()),
+            () = tokio::time::sleep(within) => {
+                let pending = self.flights.pending(&spec.volume);
+                let waited = within;
+                warn!(volume = %spec.volume, pod = spec.pod.name, namespace = spec.pod.namespace, class = spec.class, pending, "not finished by the caller's deadline; the mount goes on");
+                failed(MountError::Unfinished { pending, waited })
+            }
+        }
+    }
+
+    /// Ends all retries, waits `within` the time given for the Mounts under way, and lets go of their
+    /// callers then. What is cut off is in the journal with its session.
+    pub async fn drain(&self, within: Duration) {
+        self.closing.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(within, self.tasks.wait())
+            .await
+            .is_err()
+        {
+            warn!("some mounts are still waiting for their server; the successor takes over");
+            self.leaving.cancel();
+        }
+    }
+
+    async fn outcome(self: &Arc<Self>, spec: &Arc<MountSpec>, tokens: PodTokens) -> Outcome {
+        let mut tokens = Some(tokens);
         let mut outcome = loop {
-            match self.flights.enter(&spec) {
+            match self.flights.enter(spec) {
                 Entry::Lead(lead, outcome) => {
-                    let mounter = Arc::clone(self);
-                    let (spec, tokens) = (Arc::clone(&spec), Arc::clone(&tokens));
-                    self.tasks
-                        .spawn(async move { mounter.lead(&spec, &tokens, lead).await });
+                    if let Some(tokens) = tokens.take() {
+                        let (mounter, spec) = (Arc::clone(self), Arc::clone(spec));
+                        self.tasks
+                            .spawn(async move { mounter.lead(&spec, &tokens, lead).await });
+                    }
                     break outcome;
                 }
                 Entry::Follow(outcome) => break outcome,
@@ -188,21 +155,11 @@ impl Mounter {
             Ok(told) => told.clone(),
             Err(_) => None,
         };
-        let outcome = outcome.unwrap_or_else(|| Arc::new(Err(MountError::Broken)));
-        if outcome.is_ok() {
-            self.registry.answered(spec.volume.clone());
-        }
-        outcome
-    }
-
-    /// Returns when no Mount is under way any more.
-    pub async fn drained(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
+        outcome.unwrap_or_else(|| Arc::new(Err(MountError::Broken)))
     }
 
     async fn lead(&self, spec: &Arc<MountSpec>, tokens: &PodTokens, lead: Lead<Outcome>) {
-        let outcome = self.claimed(spec, tokens).await;
+        let outcome = self.claimed(spec, tokens, lead.progress()).await;
         match &outcome {
             // Every two minutes for every pod of the node.
             Ok(mounted) if mounted.nothing_new => {
@@ -222,202 +179,125 @@ impl Mounter {
         &self,
         spec: &Arc<MountSpec>,
         tokens: &PodTokens,
+        progress: &Arc<Progress>,
     ) -> Result<Mounted, MountError> {
         let seen = self.sees(spec).await;
-        let (claim, held) = self.registry.begin(Arc::clone(spec), seen).await?;
+        let (claim, held) = self.parts.registry.begin(Arc::clone(spec), seen).await?;
         let polled = held.session.is_some();
-        let room = self.vault.room(&spec.pod.namespace);
-        let attempt = self.attempt(spec, tokens, &claim, held, &room);
-        let (attempt, key) = tokio::join!(attempt, self.versions.current());
-        let rendered = attempt.and_then(|replies| {
-            let files = render::files(&spec.objects, |request| {
-                replies.by_request.get(request).map(AsRef::as_ref)
-            });
-            match files {
-                Ok(files) => Ok((files, replies)),
-                Err(error) => Err(Failure {
-                    error: error.into(),
-                    session: Some(replies.session),
-                    fresh: replies.fresh,
-                }),
-            }
+        let room = self.parts.vault.room(&spec.pod.namespace);
+        let job = Job {
+            spec,
+            tokens,
+            claim: &claim,
+            room: &room,
+            progress,
+        };
+        let (replies, key) = tokio::join!(self.attempts(&job, held), self.parts.versions.current());
+        let rendered = replies.and_then(|replies| match rendered(spec, &replies) {
+            Ok(files) => Ok((files, replies)),
+            Err(error) => Err(Failure::after(replies, error)),
         });
-        match rendered {
-            Ok((files, replies)) => {
-                let is_static = |grant: &Arc<Grant>| grant.keep == Keep::Static;
-                let nothing_new = polled && replies.fresh.iter().all(is_static);
-                let kept = replies.by_request.into_values();
-                claim
-                    .end(Ending::Complete {
-                        session: replies.session,
-                        grants: kept.filter(|grant| grant.keep != Keep::Static).collect(),
-                    })
-                    .await?;
-                let versions = spec.objects.iter().zip(&files).map(|(object, file)| {
-                    let version = render::version(key.expose(), object, &file.contents);
-                    (object.name.clone(), version)
-                });
-                let versions = versions.collect();
-                Ok(Mounted {
-                    files,
-                    versions,
-                    room,
-                    nothing_new,
-                })
+        let (files, replies) = match rendered {
+            Ok(done) => done,
+            Err(failure) => return Err(undo(claim, failure).await?),
+        };
+        let nothing_new = polled && replies.fresh.iter().all(is_static);
+        let kept = replies.by_request.into_values();
+        claim
+            .end(Ending::Complete {
+                session: replies.session,
+                grants: kept.filter(|grant| !is_static(grant)).collect(),
+            })
+            .await?;
+        let versions = spec.objects.iter().zip(&files).map(|(object, file)| {
+            let version = render::version(key.expose(), object, &file.contents);
+            (object.name.clone(), version)
+        });
+        let versions = versions.collect();
+        Ok(Mounted {
+            files,
+            versions,
+            room,
+            nothing_new,
+        })
+    }
+
+    /// Attempts until one succeeds, fails for good, or there is no time for another one. What an attempt has
+    /// got is kept for the next.
+    async fn attempts(&self, job: &Job<'_>, mut held: Held) -> Result<Replies, Failure> {
+        // The files of a mounted volume stay, and its next poll comes: only a first Mount has to wait.
+        let retry_for = if held.first {
+            self.parts.retry_for
+        } else {
+            Duration::ZERO
+        };
+        let mut retries = Retries::new(retry_for);
+        let mut kept: Vec<Arc<Grant>> = Vec::new();
+        let mut reason = None;
+        loop {
+            let mut failure = match self.attempt(job, held.clone()).await {
+                Ok(replies) => return Ok(replies),
+                Err(failure) => failure,
+            };
+            let pause = retries.pause(&failure.error);
+            // That the server was not even asked tells nobody what is wrong with it.
+            if failure.error.was_not_asked()
+                && let Some(reason) = reason.take()
+            {
+                failure.error = reason;
             }
-            Err(failure) => {
-                let retry = failure.error.is_transient();
-                let fresh = failure.fresh.into_iter();
-                claim
-                    .end(Ending::Failed {
-                        session: failure.session,
-                        fresh: fresh.filter(|grant| grant.keep != Keep::Static).collect(),
-                        retry,
-                    })
-                    .await?;
-                Err(failure.error)
+            let closed = match pause {
+                Some(pause) => {
+                    debug!(volume = %job.spec.volume, error = %failure.error, ?pause, "not mounted yet; it is tried again");
+                    let _pending = job
+                        .progress
+                        .begin(format!("another try ({})", failure.error));
+                    let sleep = tokio::time::sleep(pause);
+                    self.closing.run_until_cancelled(sleep).await.is_none()
+                }
+                None => true,
+            };
+            if closed {
+                kept.append(&mut failure.fresh);
+                failure.fresh = kept;
+                failure.session = failure.session.or(held.session);
+                return Err(failure);
             }
+            let fresh = failure.fresh.iter();
+            let fresh = fresh.map(|grant| (grant.request.clone(), Arc::clone(grant)));
+            held.grants.extend(fresh);
+            kept.append(&mut failure.fresh);
+            reason = Some(failure.error);
+            held.session = failure.session.or(held.session);
         }
     }
 
     async fn sees(&self, spec: &MountSpec) -> bool {
-        let (sight, path) = (self.sight.clone(), spec.volume.target_path.clone());
+        let (sight, path) = (self.parts.sight.clone(), spec.volume.target_path.clone());
         let look = tokio::task::spawn_blocking(move || sight.look(&path));
         matches!(look.await, Ok(Presence::Present))
     }
+}
 
-    async fn attempt(
-        &self,
-        spec: &MountSpec,
-        tokens: &PodTokens,
-        claim: &Claim,
-        held: Held,
-        room: &Room,
-    ) -> Result<Replies, Failure> {
-        let mut grants = held.grants;
-        if let Some(session) = held.session {
-            match self.read(spec, session, grants.clone(), room).await {
-                Ok(replies) => return Ok(replies),
-                Err((failure, true)) => {
-                    // The token died behind our back: what hangs from it is gone as well.
-                    if let Some(session) = &failure.session {
-                        claim.token_dead(session);
-                    }
-                    grants.retain(|_, grant| grant.lease_id().is_none());
-                    // A certificate that came before the token's death is not issued again.
-                    let kept = failure
-                        .fresh
-                        .iter()
-                        .filter(|grant| grant.lease_id().is_none() && grant.keep != Keep::Static);
-                    grants.extend(kept.map(|grant| (grant.request.clone(), Arc::clone(grant))));
-                    let dead = failure.session.as_ref().map(|session| &session.id);
-                    info!(volume = %spec.volume, session = dead, "the token is dead: logging in again");
-                }
-                Err((failure, false)) => return Err(failure),
-            }
-        }
-        let session = Arc::new(self.login(spec, tokens).await?);
-        claim
-            .hold(Arc::clone(&session))
-            .await
-            .map_err(MountError::from)?;
-        let replies = self.read(spec, session, grants, room).await;
-        replies.map_err(|(failure, _)| failure)
-    }
+fn rendered(spec: &MountSpec, replies: &Replies) -> Result<Vec<File>, MountError> {
+    let files = render::files(&spec.objects, |request| {
+        replies.by_request.get(request).map(AsRef::as_ref)
+    });
+    Ok(files?)
+}
 
-    async fn login(&self, spec: &MountSpec, tokens: &PodTokens) -> Result<Session, MountError> {
-        let audience = &spec.login.audience;
-        let minted;
-        let jwt = match (&tokens.wanted, &self.minter) {
-            (Some(token), _) => &token.jwt,
-            (None, Some(minter)) => {
-                let uid = &spec.volume.pod_uid;
-                minted = minter
-                    .mint(&spec.pod, uid, tokens.named_audience.as_deref())
-                    .await
-                    .map_err(|source| MountError::Mint {
-                        audience: audience.clone(),
-                        source,
-                    })?;
-                &minted
-            }
-            (None, None) => {
-                let offered = if tokens.offered.is_empty() {
-                    "no audience at all".to_owned()
-                } else {
-                    tokens.offered.join(", ")
-                };
-                return Err(MountError::NoToken {
-                    audience: audience.clone(),
-                    offered,
-                });
-            }
-        };
-        let account = spec.pod.service_account_id();
-        let session = self.vault.login(&spec.endpoint, &spec.login, &account, jwt);
-        session.await.map_err(|source| MountError::Login {
-            role: spec.login.role.clone(),
-            mount: spec.login.mount.clone(),
-            source,
+/// Hands over to the registry what a failed Mount holds at the server.
+async fn undo(claim: Claim, failure: Failure) -> Result<MountError, Closed> {
+    let fresh = failure.fresh.into_iter();
+    claim
+        .end(Ending::Failed {
+            session: failure.session,
+            fresh: fresh.filter(|grant| !is_static(grant)).collect(),
         })
-    }
+        .await?;
+    Ok(failure.error)
+}
 
-    /// Reads what `known` does not answer, and awaits every read that was begun: a reply that is on its
-    /// way may carry a lease. The flag of a failure says that the session's token is dead.
-    async fn read(
-        &self,
-        spec: &MountSpec,
-        session: Arc<Session>,
-        known: HashMap<Request, Arc<Grant>>,
-        room: &Room,
-    ) -> Result<Replies, (Failure, bool)> {
-        let mut missing = spec.requests();
-        missing.retain(|request| !known.contains_key(*request));
-        let missing: Vec<Request> = missing.into_iter().cloned().collect();
-        let reads = futures::stream::iter(missing).map(|request| {
-            let (vault, session) = (self.vault.clone(), Arc::clone(&session));
-            async move {
-                let answer = vault.read(&session, &request, room).await;
-                (request, answer)
-            }
-        });
-        let answers: Vec<_> = reads.buffered(READS_AT_ONCE).collect().await;
-        let mut by_request = known;
-        let mut fresh = Vec::new();
-        let mut failed: Option<(Request, VaultError)> = None;
-        for (request, answer) in answers {
-            match answer {
-                Ok(grant) => {
-                    let grant = Arc::new(grant);
-                    fresh.push(Arc::clone(&grant));
-                    by_request.insert(request, grant);
-                }
-                Err(error) => {
-                    failed.get_or_insert((request, error));
-                }
-            }
-        }
-        let Some((request, source)) = failed else {
-            return Ok(Replies {
-                session,
-                by_request,
-                fresh,
-            });
-        };
-        let dead = source.is_dead_token();
-        let object = spec
-            .objects
-            .iter()
-            .find(|object| object.request == request)
-            .map(|object| object.name.clone());
-        let failure = Failure {
-            error: MountError::Read {
-                object: object.unwrap_or_default(),
-                source,
-            },
-            session: Some(session),
-            fresh,
-        };
-        Err((failure, dead))
-    }
+fn is_static(grant: &Arc<Grant>) -> bool {
+    grant.keep == Keep::Static
 }

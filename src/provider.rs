@@ -1,8 +1,9 @@
-//! The gRPC edge: `v1alpha1.CSIDriverProvider` on a Unix socket, as driver v1.6 calls it.
+//! The gRPC edge: `v1alpha1.CSIDriverProvider` on a Unix socket, as every driver from 1.0 to 1.6 calls it.
 //!
 //! Unpacks a message, has it parsed and mounted, and packs the answer. No decision is taken here.
 
 mod answer;
+mod deadline;
 pub mod proto;
 pub mod socket;
 pub mod status;
@@ -101,7 +102,11 @@ impl Provider {
         }
     }
 
-    async fn mounted(&self, request: &MountRequest) -> Result<Response<MountResponse>, Status> {
+    async fn mounted(
+        &self,
+        request: &MountRequest,
+        within: Duration,
+    ) -> Result<Response<MountResponse>, Status> {
         let attributes = Attributes {
             attributes: &request.attributes,
             secrets: &request.secrets,
@@ -117,9 +122,9 @@ impl Provider {
         self.policy.check(&parsed.spec).map_err(|violation| {
             let (namespace, class) = (&parsed.spec.pod.namespace, &parsed.spec.class);
             warn!(namespace, class, %violation, "request refused");
-            Status::failed_precondition(violation.to_string())
+            status::of_violation(&violation)
         })?;
-        let outcome = self.mounter.mount(parsed.spec, parsed.tokens).await;
+        let outcome = self.mounter.mount(parsed.spec, parsed.tokens, within).await;
         match outcome.as_ref() {
             Ok(mounted) => Ok(answer::of(&outcome, mounted)),
             Err(error) => Err(status::of_mount(error)),
@@ -145,7 +150,8 @@ impl CsiDriverProvider for Provider {
         request: Request<MountRequest>,
     ) -> Result<Response<MountResponse>, Status> {
         let started = Instant::now();
-        let result = self.mounted(request.get_ref()).await;
+        let within = deadline::answer_within(request.metadata());
+        let result = self.mounted(request.get_ref(), within).await;
         let code = result.as_ref().err().map_or(tonic::Code::Ok, Status::code);
         self.metrics.mount(&format!("{code:?}"), started.elapsed());
         debug!(code = ?code, seconds = started.elapsed().as_secs_f64(), "Mount answered");

@@ -15,6 +15,7 @@ mod lane;
 mod lanes;
 pub mod notice;
 mod record;
+mod shared;
 mod survey;
 mod telling;
 #[cfg(test)]
@@ -44,8 +45,9 @@ pub struct Settings {
     pub confirm: Duration,
     /// How long, at least, a replaced session or lease lives on.
     pub drain: Duration,
-    /// How long a first mount that failed with Unavailable waits for the driver's retry; also how long
-    /// a mount that a crash cut short waits for its volume to come back.
+    /// How long the result of a first mount that nobody waited for is kept for kubelet's next attempt, which
+    /// comes two minutes later at most; also how long a mount that a crash cut short waits for its volume to
+    /// come back.
     pub park: Duration,
     /// The rotation poll interval that is assumed until two polls were seen.
     pub poll: Duration,
@@ -94,20 +96,23 @@ pub enum Ending {
         /// Every reply that is not a static read: reused ones and new ones.
         grants: Vec<Arc<Grant>>,
     },
-    /// Something failed. What was read until then is kept for the next attempt where there is to be one.
+    /// Something failed. What a poll has read until then is kept for the next one; a first Mount's session is
+    /// revoked, and all that hangs from it.
     Failed {
         /// The session that was used, if it came to that.
         session: Option<Arc<Session>>,
         /// The new replies that are not static reads.
         fresh: Vec<Arc<Grant>>,
-        /// The driver will try again: a first mount's session waits for that.
-        retry: bool,
     },
 }
 
 /// What the registry has of a volume when a Mount of it begins.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Held {
+    /// No Mount of the volume has succeeded before.
+    pub first: bool,
+    /// A fresh login may be tried beside a living session: none was tried for some minutes.
+    pub fresh_login_allowed: bool,
     /// A session that may serve the Mount and will outlive the next polls.
     pub session: Option<Arc<Session>>,
     /// The replies that need not be fetched again.
@@ -128,6 +133,11 @@ pub(crate) enum Message {
     TokenDead {
         volume: VolumeId,
         session: String,
+    },
+    Discard {
+        volume: VolumeId,
+        session: String,
+        grants: Vec<Arc<Grant>>,
     },
     End {
         volume: VolumeId,
@@ -196,7 +206,8 @@ impl Registry {
         Ok((claim, held))
     }
 
-    /// The driver was there when the last Mount's answer was given to it.
+    /// The driver was there when the last Mount's answer was given to it. A first Mount's result that finds
+    /// nobody is kept for kubelet's next attempt.
     pub fn answered(&self, volume: VolumeId) {
         self.tell(Message::Answered { volume });
     }
@@ -270,6 +281,15 @@ impl Claim {
         });
     }
 
+    /// A session that was opened in vain is revoked, with what was read under it.
+    pub fn discard(&self, session: &Session, grants: Vec<Arc<Grant>>) {
+        self.registry.tell(Message::Discard {
+            volume: self.volume.clone(),
+            session: session.id.clone(),
+            grants,
+        });
+    }
+
     /// Ends the Mount; returns once the outcome is journalled.
     pub async fn end(mut self, ending: Ending) -> Result<(), Closed> {
         self.ended = true;
@@ -292,7 +312,6 @@ impl Drop for Claim {
                 ending: Ending::Failed {
                     session: None,
                     fresh: Vec::new(),
-                    retry: false,
                 },
                 done: None,
             });

@@ -44,8 +44,11 @@ use crate::spec::{Endpoint, Login, Request};
 pub struct Settings {
     /// For a connection with its TLS handshake.
     pub connect_timeout: Duration,
-    /// For a call as a whole.
+    /// For a call as a whole, but a read.
     pub request_timeout: Duration,
+    /// For a read: an engine may have to make a cloud's principal first, which takes up to two minutes
+    /// (Azure), and one whose answer nobody awaits would be made again at each attempt.
+    pub read_timeout: Duration,
     /// Logins and reads under way at once, for each address.
     pub mounts_in_flight: usize,
     /// For a health check of a server whose answer leaves its health open.
@@ -61,12 +64,24 @@ impl Default for Settings {
         Self {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(15),
+            read_timeout: Duration::from_secs(180),
             mounts_in_flight: 64,
             health_timeout: Duration::from_secs(3),
             proxies: Proxies::default(),
             refresh: Duration::from_secs(3600),
         }
     }
+}
+
+/// What the server says of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenState {
+    /// It knows it.
+    Alive,
+    /// It does not know it any more.
+    Dead,
+    /// It could not be asked.
+    Unknown,
 }
 
 /// The client; clones share pools and bounds.
@@ -185,9 +200,31 @@ impl Vault {
             request,
             room,
             self.0.clock.now(),
-            self.0.settings.refresh,
+            &self.0.settings,
         );
         self.timed(endpoint, "read", call).await
+    }
+
+    /// Whether the server knows a session's token, after it has refused what the session asked for.
+    pub async fn token_state(&self, session: &Session) -> TokenState {
+        let endpoint = &session.endpoint;
+        let path = "auth/token";
+        let tenant = tenant(&session.service_account);
+        let _place = self.0.gates.enter(&endpoint.address, tenant, path).await;
+        if self
+            .admitted(endpoint, "GET auth/token/lookup-self")
+            .is_err()
+        {
+            return TokenState::Unknown;
+        }
+        let call = api::lookup_self(&self.0.transport, endpoint, &session.token);
+        match self.timed(endpoint, "lookup_token", call).await {
+            Ok(()) => TokenState::Alive,
+            Err(error) if error.is_dead_token() => TokenState::Dead,
+            // A dead token has no policies that could be missing.
+            Err(error) if error.kind() == VaultErrorKind::Denied => TokenState::Alive,
+            Err(_) => TokenState::Unknown,
+        }
     }
 
     /// Leave to ask a server, which may be away. A Mount that is refused costs neither time nor a place.
@@ -201,6 +238,11 @@ impl Vault {
                 until.since(now),
             )
         })
+    }
+
+    /// How long a renewal's or revocation's answer is waited for: never longer than any other call's.
+    fn patience(&self, asked: Duration) -> Duration {
+        asked.min(self.0.settings.request_timeout)
     }
 
     /// Tells the breaker what a call has shown.
@@ -281,7 +323,7 @@ impl LeaseKeeper for Vault {
     ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
         let vault = self.clone();
         Box::pin(async move {
-            let sent = vault.0.clock.now();
+            let (sent, patience) = (vault.0.clock.now(), vault.patience(patience));
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::renew_self(&vault.0.transport, endpoint, token, sent, patience);
             let renewed = vault.timed(&session.endpoint, "renew_token", call).await;
@@ -297,7 +339,7 @@ impl LeaseKeeper for Vault {
     ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
         let vault = self.clone();
         Box::pin(async move {
-            let sent = vault.0.clock.now();
+            let (sent, patience) = (vault.0.clock.now(), vault.patience(patience));
             let transport = &vault.0.transport;
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::renew_lease(transport, endpoint, token, &lease_id, sent, patience);
@@ -313,6 +355,7 @@ impl LeaseKeeper for Vault {
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
         let vault = self.clone();
         Box::pin(async move {
+            let patience = vault.patience(patience);
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::revoke_self(&vault.0.transport, endpoint, token, patience);
             match vault.timed(&session.endpoint, "revoke_token", call).await {
@@ -331,7 +374,7 @@ impl LeaseKeeper for Vault {
         let vault = self.clone();
         Box::pin(async move {
             let (endpoint, token) = (&session.endpoint, &session.token);
-            let transport = &vault.0.transport;
+            let (transport, patience) = (&vault.0.transport, vault.patience(patience));
             let call = api::revoke_lease(transport, endpoint, token, &lease_id, patience);
             match vault.timed(endpoint, "revoke_lease", call).await {
                 Ok(()) => Ok(Revoked::Accepted),

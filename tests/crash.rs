@@ -78,7 +78,7 @@ impl Life {
             let ended = self.revive().await;
             match answer {
                 Ok(_) => return Ok(()),
-                Err(status) if ended || status.code() == Code::Unavailable => {}
+                Err(status) if ended || status.code() == Code::Internal => {}
                 Err(status) => return Err(status),
             }
         }

@@ -298,7 +298,7 @@ async fn too_much_is_refused_with_its_measure() {
 - {objectName: two, secretPath: kv/two, secretKey: value}
 ";
     let message = world
-        .refused(&volume, &class(objects), Code::ResourceExhausted)
+        .refused(&volume, &class(objects), Code::FailedPrecondition)
         .await;
     assert!(message.contains("split the class"), "{message}");
     // One that is not even read whole.
@@ -306,7 +306,7 @@ async fn too_much_is_refused_with_its_measure() {
     world.admin.write("kv/huge", secret).await;
     let objects = "- {objectName: huge, secretPath: kv/huge}";
     let message = world
-        .refused(&volume, &class(objects), Code::ResourceExhausted)
+        .refused(&volume, &class(objects), Code::FailedPrecondition)
         .await;
     assert!(
         message.contains("kv/huge") && message.contains("larger than 4194304 bytes"),
@@ -320,7 +320,7 @@ async fn too_much_is_refused_with_its_measure() {
         objects += &format!("- {{objectName: {name}, secretPath: kv/{name}, secretKey: value}}\n");
     }
     let message = world
-        .refused(&volume, &class(&objects), Code::ResourceExhausted)
+        .refused(&volume, &class(&objects), Code::FailedPrecondition)
         .await;
     assert!(
         message.contains("replies of this mount together are larger than 8388608 bytes"),
@@ -330,78 +330,14 @@ async fn too_much_is_refused_with_its_measure() {
 }
 
 #[tokio::test]
-async fn a_sealed_or_absent_server_is_unavailable_and_the_session_waits() {
+async fn a_sealed_server_is_told_in_its_own_words() {
     let world = World::new().await;
     let volume = world.volume("web");
     world.vault.seal();
     let message = world
-        .refused(&volume, &class(DATABASE), Code::Unavailable)
+        .refused(&volume, &class(DATABASE), Code::Internal)
         .await;
     assert!(message.contains("Vault is sealed"), "{message}");
-    world.vault.unseal();
-    // Sealed between the login and the read: the driver's retry goes on with the same session.
-    let sealed = Action::Status {
-        code: 503,
-        body: "{\"errors\":[\"Vault is sealed\"]}".to_owned(),
-        headers: Vec::new(),
-    };
-    world.vault.clear_calls();
-    world
-        .vault
-        .faults()
-        .push(Fault::at("database/creds", sealed).times(1));
-    world.mount(&volume, &class(DATABASE)).await;
-    assert_eq!(world.logins(), 1);
-    assert_eq!(world.vault.live_tokens().len(), 1);
-    volume.unmount();
-    world.until_nothing_lives().await;
-}
-
-#[tokio::test]
-async fn a_parked_session_is_revoked_when_the_retry_stays_out() {
-    let world = World::new().await;
-    let volume = world.volume("web");
-    volume.prepare();
-    world
-        .vault
-        .faults()
-        .push(Fault::at("database/creds", Action::ResetAfterCommit).times(1));
-    let attributes = volume.attributes(&class(DATABASE), &world.tokens());
-    let status = world
-        .driver
-        .call(request(&volume, &attributes, ""))
-        .await
-        .err()
-        .unwrap();
-    assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert_eq!(world.vault.live_tokens().len(), 1, "it waits for the retry");
-    assert_eq!(
-        world.vault.live_users().len(),
-        1,
-        "a credential that we never saw"
-    );
-    // Parking ends after two seconds here; the unseen credential goes with its session.
-    world.until_nothing_lives().await;
-}
-
-#[tokio::test]
-async fn a_login_is_never_repeated_by_the_transport() {
-    let world = World::new().await;
-    let volume = world.volume("web");
-    volume.prepare();
-    world
-        .vault
-        .faults()
-        .push(Fault::at("auth/kubernetes/login", Action::ResetAfterCommit));
-    let attributes = volume.attributes(&class(KV), &world.tokens());
-    let status = world
-        .driver
-        .call(request(&volume, &attributes, ""))
-        .await
-        .err()
-        .unwrap();
-    assert_eq!(status.code(), Code::Unavailable, "{status}");
-    assert_eq!(world.logins(), 1);
 }
 
 #[tokio::test]
@@ -420,7 +356,7 @@ async fn a_failed_poll_costs_nothing_that_worked() {
     let poll = world
         .try_mount(&volume, &class(&format!("{DATABASE}{KV}")))
         .await;
-    assert_eq!(poll.err().unwrap().code(), Code::Unavailable);
+    assert_eq!(poll.err().unwrap().code(), Code::Internal);
     world.vault.resume_listening().await.unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(before, (volume.text("username"), volume.text("password")));

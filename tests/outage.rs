@@ -51,7 +51,7 @@ async fn one_tenants_broken_role_stops_nobody_else() {
         let attributes = bad.attributes(&class(DATABASE), &world.tokens());
         bad.prepare();
         let answer = world.driver.call(request(&bad, &attributes, "")).await;
-        assert_eq!(answer.err().unwrap().code(), Code::Unavailable);
+        assert_eq!(answer.err().unwrap().code(), Code::Internal);
     }
     let started = Instant::now();
     world.mount(&good, &class(KV)).await;
@@ -82,7 +82,7 @@ async fn a_server_that_is_away_is_asked_by_one_at_a_time_and_comes_back_by_itsel
         let attributes = volume.attributes(&class(KV), &world.tokens());
         let answer = world.driver.call(request(volume, &attributes, "")).await;
         let status = answer.err().unwrap();
-        assert_eq!(status.code(), Code::Unavailable, "{status}");
+        assert_eq!(status.code(), Code::Internal, "{status}");
         told.push(status.message().to_owned());
     }
     let refused = told
@@ -213,7 +213,7 @@ async fn a_second_replacement_that_fails_costs_the_first_one_nothing() {
     let refused = status(500, "no such host", &[]);
     let fault = Fault::at("database/creds/reports", refused);
     world.vault.faults().push(fault);
-    world.refused(&volume, &more, Code::Unavailable).await;
+    world.refused(&volume, &more, Code::Internal).await;
     assert_eq!(volume.text("api-key"), "k3y", "the old files stay");
     world.vault.faults().clear();
     world.mount(&volume, &more).await;

@@ -84,6 +84,12 @@ impl Faults {
         self.lock().clear();
     }
 
+    /// Whether none is left: each has happened as often as it should.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// What befalls a request: of several faults the earliest.
     pub(crate) fn strike(&self, method: &str, path: &str) -> Option<Action> {
         let mut faults = self.lock();

@@ -132,9 +132,13 @@ pub struct Flags {
     /// How long a replaced credential lives on, at least
     #[arg(long, value_parser = duration::parse, default_value = "60s")]
     pub drain_after: Duration,
-    /// How long the session of a failed first mount waits for the driver's retry
+    /// How long the result of a first mount that came too late for its caller is kept for kubelet's next attempt
     #[arg(long, value_parser = duration::parse, default_value = "5m")]
     pub park: Duration,
+    /// How long a first mount is tried again while its server is away, sealed or throttling; kubelet, which tries
+    /// again at ever longer intervals, is told the reason then
+    #[arg(long, value_parser = duration::parse, default_value = "15s")]
+    pub mount_retry_timeout: Duration,
     /// The driver's rotation poll interval, assumed until two polls were seen
     #[arg(long, value_parser = duration::parse, default_value = "2m")]
     pub poll_interval: Duration,

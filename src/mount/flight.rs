@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use super::progress::Progress;
 use crate::spec::{MountSpec, VolumeId};
 
 /// The Mounts under way.
@@ -16,6 +17,7 @@ pub struct Flights<T> {
 struct Underway<T> {
     spec: Arc<MountSpec>,
     outcome: watch::Receiver<Option<T>>,
+    progress: Arc<Progress>,
 }
 
 /// What a Mount has to do.
@@ -46,19 +48,31 @@ impl<T> Flights<T> {
             };
         }
         let (sender, outcome) = watch::channel(None);
+        let progress = Arc::new(Progress::default());
         underway.insert(
             spec.volume.clone(),
             Underway {
                 spec: Arc::clone(spec),
                 outcome: outcome.clone(),
+                progress: Arc::clone(&progress),
             },
         );
         let lead = Lead {
             flights: Arc::clone(self),
             volume: spec.volume.clone(),
             outcome: sender,
+            progress,
         };
         Entry::Lead(lead, outcome)
+    }
+
+    /// What the Mount of a volume that is under way waits for.
+    pub fn pending(&self, volume: &VolumeId) -> String {
+        let progress = self
+            .lock()
+            .get(volume)
+            .map(|other| Arc::clone(&other.progress));
+        progress.unwrap_or_default().describe()
     }
 
     /// A panic while the lock is held cannot leave the map half-changed.
@@ -72,9 +86,15 @@ pub struct Lead<T> {
     flights: Arc<Flights<T>>,
     volume: VolumeId,
     outcome: watch::Sender<Option<T>>,
+    progress: Arc<Progress>,
 }
 
 impl<T> Lead<T> {
+    /// Where the Mount tells what it waits for.
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
     /// Tells the outcome. Whoever enters from now on starts anew.
     pub fn finish(self, outcome: T) {
         self.flights.lock().remove(&self.volume);

@@ -7,7 +7,6 @@ use super::agenda::{ItemKey, Task, VolumeKey};
 use super::care::AT_ONCE;
 use super::volume::{Duty, Stage, Volume};
 use crate::clock::Moment;
-use crate::grant::TokenKind;
 use crate::grant::timing::Nature;
 
 impl Volume {
@@ -71,6 +70,7 @@ impl Volume {
     ) -> Vec<(Task, Moment)> {
         let poll = self.polls.interval(assumed);
         let mut tasks = Vec::new();
+        let with_token = self.revoke_their_tokens();
         for (key, held) in &self.sessions {
             if held.care.busy || held.dead {
                 continue;
@@ -81,7 +81,7 @@ impl Volume {
                         .renew_at(poll)
                         .map(|at| (Task::RenewSession(volume, *key), at)),
                 ),
-                Duty::Releasing if held.session.kind == TokenKind::Service => tasks.push((
+                Duty::Releasing if with_token.contains(key) => tasks.push((
                     Task::RevokeSession(volume, *key),
                     held.care.attempt_at.unwrap_or(AT_ONCE),
                 )),
@@ -134,7 +134,9 @@ impl Volume {
         });
         tasks.extend(warn.min().map(|at| (Task::Warn(volume), at)));
         let give_up = match self.stage {
-            Stage::Parked { until } if !self.mounting => Some(until),
+            Stage::Parked { until } if !self.mounting => {
+                Some(self.forsaken_at.map_or(until, |at| at.min(until)))
+            }
             _ => self.forsaken_at.filter(|_| !self.mounting),
         };
         tasks.extend(give_up.map(|at| (Task::GiveUp(volume), at)));

@@ -174,6 +174,7 @@ impl Record {
                 care: care(record.life),
                 duty: record.duty,
                 dead: record.dead,
+                shared: false,
             };
             (record.key, held)
         });
@@ -191,6 +192,7 @@ impl Record {
                 care: care(record.life),
                 duty: record.duty,
                 lost: record.lost,
+                shared: false,
             }
         });
         let grants = (0..).zip(grants).collect();
@@ -202,6 +204,7 @@ impl Record {
             mounting: false,
             seen: self.seen,
             missing_since: None,
+            logged_in_at: None,
             forsaken_at: self.forsaken_at.filter(|_| same_boot),
             polls: if same_boot {
                 self.polls

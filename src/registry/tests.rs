@@ -154,6 +154,7 @@ struct Node {
     told: Mutex<mpsc::Receiver<notice::Notice>>,
 }
 
+const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const POLL: Duration = Duration::from_secs(120);
 
@@ -263,7 +264,7 @@ impl Node {
             login: self.spec.login.clone(),
             service_account: self.spec.pod.service_account_id(),
             token: Secret::from("token".to_owned()),
-            accessor: "accessor".to_owned(),
+            accessor: format!("accessor {:x}", rand::random::<u64>()),
             kind: TokenKind::Service,
             policies: vec!["default".to_owned()],
             renewable: true,
@@ -277,7 +278,7 @@ impl Node {
             request: request(),
             body: SecretBytes::from(b"{}".to_vec()),
             keep: Keep::Lease {
-                id: "lease".to_owned(),
+                id: format!("lease {:x}", rand::random::<u64>()),
                 renewable: true,
             },
             term: self.term(),
@@ -313,7 +314,11 @@ impl Node {
 
     /// The path is looked at, twice, with the confirmation's time between.
     async fn unmount(&self) {
-        let absent = || vec![(self.spec.volume.clone(), Sighting::Absent)];
+        self.unmount_of(&self.spec).await;
+    }
+
+    async fn unmount_of(&self, spec: &MountSpec) {
+        let absent = || vec![(spec.volume.clone(), Sighting::Absent)];
         assert!(
             self.registry.observed(absent()).await,
             "one look decides nothing"
@@ -441,6 +446,7 @@ async fn a_path_that_was_never_seen_leaves_the_decision_to_the_pod() {
         .end(Ending::Complete { session, grants })
         .await
         .unwrap();
+    node.registry.answered(node.spec.volume.clone());
     let absent = vec![(node.spec.volume.clone(), Sighting::Absent)];
     assert!(
         !node.registry.observed(absent).await,
@@ -458,4 +464,45 @@ async fn a_path_that_was_never_seen_leaves_the_decision_to_the_pod() {
     );
     pass(Duration::from_secs(20)).await;
     assert_eq!(node.server.count("revoke token"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_first_result_that_nobody_took_waits_without_its_path_for_kubelets_next_attempt() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    let unanswered = || async {
+        let (claim, held) = node
+            .registry
+            .begin(Arc::clone(&node.spec), true)
+            .await
+            .unwrap();
+        let logs_in = held.session.is_none();
+        let session = held.session.unwrap_or_else(|| node.login());
+        if logs_in {
+            claim.hold(Arc::clone(&session)).await.unwrap();
+        }
+        let grants = vec![node.creds()];
+        claim
+            .end(Ending::Complete { session, grants })
+            .await
+            .unwrap();
+        logs_in
+    };
+    assert!(unanswered().await);
+    let absent = || vec![(node.spec.volume.clone(), Sighting::Absent)];
+    for _ in 0..100 {
+        assert!(!node.registry.observed(absent()).await);
+        pass(SECOND).await;
+    }
+    assert_eq!(node.server.count("revoke token"), 0);
+    assert!(!unanswered().await, "the next attempt finds it");
+    pass(Duration::from_secs(299)).await;
+    assert_eq!(node.server.count("revoke token"), 0);
+    pass(Duration::from_secs(2)).await;
+    assert_eq!(node.server.count("revoke token"), 1, "nobody came");
+    // With its pod it goes earlier.
+    assert!(unanswered().await);
+    node.registry
+        .pod_gone("uid".to_owned(), Duration::from_secs(30));
+    pass(Duration::from_secs(91)).await;
+    assert_eq!(node.server.count("revoke token"), 2);
 }

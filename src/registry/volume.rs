@@ -15,15 +15,19 @@ use crate::grant::timing::{Life, resume_at};
 use crate::grant::{Grant, Keep, Session, TokenKind};
 use crate::spec::{MountSpec, Pod, VolumeId};
 
+/// The least time between two logins at polls that only a refused read asks for.
+const FRESH_LOGINS: Duration = Duration::from_secs(300);
+
 /// How far a volume has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Its first Mount is under way, or was when we were killed.
     Opening,
-    /// Its first Mount failed in a way that the driver repeats; its session waits until then.
+    /// Its first Mount has succeeded, and nobody was there for the answer any more. kubelet has removed the path
+    /// meanwhile and comes again.
     Parked {
-        /// How long.
+        /// How long that is waited for.
         until: Moment,
     },
     /// Its files are with the pod.
@@ -59,6 +63,15 @@ pub struct HeldSession {
     pub duty: Duty,
     /// The server does not know its token any more.
     pub dead: bool,
+    /// Another volume lives on the same token.
+    pub shared: bool,
+}
+
+impl HeldSession {
+    /// Its token is known to the server, and is not on its way to revocation.
+    pub fn lives(&self) -> bool {
+        self.duty != Duty::Releasing && !self.dead
+    }
 }
 
 /// A reply of the volume.
@@ -70,6 +83,15 @@ pub struct HeldGrant {
     pub duty: Duty,
     /// The server does not know its lease any more.
     pub lost: bool,
+    /// Another volume lives on the same lease.
+    pub shared: bool,
+}
+
+impl HeldGrant {
+    /// It is known to the server, and is not on its way to revocation.
+    pub fn lives(&self) -> bool {
+        self.duty != Duty::Releasing && !self.lost
+    }
 }
 
 /// A volume, as the worker keeps it.
@@ -87,6 +109,8 @@ pub struct Volume {
     /// Its pod is gone and its path was never seen: when it is given up.
     pub forsaken_at: Option<Moment>,
     pub polls: Polls,
+    /// The last login at a poll.
+    pub logged_in_at: Option<Moment>,
     pub sessions: BTreeMap<ItemKey, HeldSession>,
     pub grants: BTreeMap<ItemKey, HeldGrant>,
 }
@@ -103,8 +127,19 @@ impl Volume {
             missing_since: None,
             forsaken_at: None,
             polls: Polls::default(),
+            logged_in_at: None,
             sessions: BTreeMap::new(),
             grants: BTreeMap::new(),
+        }
+    }
+
+    /// Whether the absence of its path is its end. Between two attempts of a first Mount the path is gone as
+    /// well; those end by themselves, or with their pod.
+    pub fn ends_with_its_path(&self) -> bool {
+        match self.stage {
+            Stage::Mounted => true,
+            Stage::Opening => !self.mounting,
+            Stage::Parked { .. } | Stage::Leaving => false,
         }
     }
 
@@ -122,6 +157,10 @@ impl Volume {
                 let end = care.life.term.end();
                 care.attempt_at = Some(resume_at(planned, end, now, care.jitter));
             }
+        }
+        // Whether the answer has arrived, the path tells.
+        if matches!(self.stage, Stage::Parked { .. }) {
+            self.stage = Stage::Mounted;
         }
         if self.stage == Stage::Opening {
             // Leases we never saw may hang from its session: it is not built upon.
@@ -173,14 +212,20 @@ impl Volume {
                 grants.insert(held.grant.request.clone(), Arc::clone(&held.grant));
             }
         }
+        let paced = |at: Moment| at.plus(FRESH_LOGINS) <= now;
         Held {
+            first: self.stage != Stage::Mounted,
+            fresh_login_allowed: self.logged_in_at.is_none_or(paced),
             session: session.map(|(_, held)| Arc::clone(&held.session)),
             grants,
         }
     }
 
     /// A session is taken into care.
-    pub fn hold(&mut self, key: ItemKey, session: Arc<Session>) {
+    pub fn hold(&mut self, key: ItemKey, session: Arc<Session>, now: Moment) {
+        if self.stage == Stage::Mounted {
+            self.logged_in_at = Some(now);
+        }
         let care = Care::new(Life::of_session(&session));
         self.sessions.insert(
             key,
@@ -189,8 +234,22 @@ impl Volume {
                 care,
                 duty: Duty::Open,
                 dead: false,
+                shared: false,
             },
         );
+    }
+
+    /// A session has served nothing: it is to be revoked, with all that was read under it.
+    pub fn discard(&mut self, key: ItemKey, now: Moment) {
+        if let Some(held) = self.sessions.get_mut(&key) {
+            held.duty = Duty::Releasing;
+            held.care.at_once();
+        }
+        for held in self.grants.values_mut().filter(|held| held.session == key) {
+            held.duty = Duty::Releasing;
+            held.care.at_once();
+        }
+        self.settle_releases(now);
     }
 
     /// A reply is taken into care, unless it is there already.
@@ -215,6 +274,7 @@ impl Volume {
                 care,
                 duty: Duty::Open,
                 lost: false,
+                shared: false,
             },
         );
     }
@@ -228,14 +288,20 @@ impl Volume {
     }
 
     /// A Mount has succeeded: `grants`, read under `session`, are what its files show from now on. All
-    /// else drains. Names the paths whose replies were replaced by newer ones.
+    /// else drains. A first one's result waits `park` for somebody who takes it. Names the paths whose replies
+    /// were replaced by newer ones.
     pub fn complete(
         &mut self,
         session: ItemKey,
         grants: &[Arc<Grant>],
+        park: Duration,
         now: Moment,
     ) -> Vec<String> {
-        self.stage = Stage::Mounted;
+        if self.stage != Stage::Mounted {
+            self.stage = Stage::Parked {
+                until: now.plus(park),
+            };
+        }
         if self.polls.last.is_none() {
             self.polls.note(now);
         }
@@ -271,7 +337,10 @@ impl Volume {
     /// An answer was given to a driver that was there: the first of what has been replaced since the one
     /// before, the second of what was replaced earlier. Tells whether that has changed anything.
     pub fn answered(&mut self, now: Moment) -> bool {
-        let mut changed = false;
+        let mut changed = matches!(self.stage, Stage::Parked { .. });
+        if changed {
+            self.stage = Stage::Mounted;
+        }
         for (duty, _) in self.duties() {
             if let Duty::Draining {
                 since,
@@ -322,24 +391,25 @@ impl Volume {
         self.drop_dead();
         self.sessions
             .retain(|_, held| held.duty != Duty::Releasing || !held.care.ended(now));
-        let sessions = &self.sessions;
+        let (sessions, with_token) = (&self.sessions, self.revoke_their_tokens());
+        let in_use = self.living_leases();
         self.grants.retain(|_, held| {
-            let Some(owner) = sessions.get(&held.session) else {
-                return false;
-            };
-            let with_token =
-                owner.duty == Duty::Releasing && owner.session.kind == TokenKind::Service;
-            held.duty != Duty::Releasing
-                || (held.grant.lease_id().is_some()
-                    && !held.lost
-                    && !held.care.ended(now)
-                    && !with_token)
+            sessions.contains_key(&held.session)
+                && (held.duty != Duty::Releasing
+                    || held
+                        .grant
+                        .lease_id()
+                        .is_some_and(|lease| !in_use.contains(lease))
+                        && !held.lost
+                        && !held.shared
+                        && !held.care.ended(now)
+                        && !with_token.contains(&held.session))
         });
-        // A batch token cannot be revoked: once its leases are, there is nothing left to do.
+        // Where the token is not revoked, there is nothing left to do once its leases are.
         let grants = &self.grants;
         self.sessions.retain(|key, held| {
             held.duty != Duty::Releasing
-                || held.session.kind == TokenKind::Service
+                || with_token.contains(key)
                 || grants.values().any(|grant| grant.session == *key)
         });
     }

@@ -16,11 +16,12 @@ use super::lane::Lane;
 use super::lanes::Finished;
 use super::notice::Notices;
 use super::record::Record;
+use super::shared::Uses;
 use super::telling;
 use super::volume::{Stage, Volume};
 use super::{Ending, Held, Message, Settings, Sighting};
 use crate::clock::{Clock, Moment};
-use crate::grant::{LeaseKeeper, Session};
+use crate::grant::{Grant, LeaseKeeper, Session};
 use crate::metrics::Metrics;
 use crate::spec::{MountSpec, VolumeId};
 
@@ -44,6 +45,7 @@ pub(super) struct Worker {
     planned: HashMap<VolumeKey, Vec<Task>>,
     pub(super) jobs: JoinSet<Finished>,
     pub(super) lanes: HashMap<String, Lane>,
+    pub(super) uses: Uses,
     /// When the metrics that look at every volume were made last.
     pub(super) surveyed_at: Option<Moment>,
     journal: Option<Writer>,
@@ -77,6 +79,7 @@ impl Worker {
             planned: HashMap::new(),
             jobs: JoinSet::new(),
             lanes: HashMap::new(),
+            uses: Uses::default(),
             journal: Some(writer),
             written: Some(Box::pin(written)),
         };
@@ -130,6 +133,7 @@ impl Worker {
             // Fails only when nobody looks at paths any more: at shutdown.
             let _ = self.look.send(volume.id.clone());
             self.volumes.insert(key, volume);
+            self.note_uses(key);
             self.plan(key);
         }
         if count > 0 {
@@ -149,6 +153,11 @@ impl Worker {
                 done,
             } => self.hold(&volume, session, done),
             Message::TokenDead { volume, session } => self.token_dead(&volume, &session),
+            Message::Discard {
+                volume,
+                session,
+                grants,
+            } => self.discard(&volume, &session, &grants),
             Message::End {
                 volume,
                 ending,
@@ -200,9 +209,9 @@ impl Worker {
     }
 
     fn hold(&mut self, id: &VolumeId, session: Arc<Session>, done: oneshot::Sender<()>) {
-        let item = self.new_key();
+        let (item, now) = (self.new_key(), self.clock.now());
         if let Some((key, volume)) = self.volume(id) {
-            volume.hold(item, session);
+            volume.hold(item, session, now);
             self.changed(key, Some(done));
         }
     }
@@ -213,6 +222,22 @@ impl Worker {
             && let Some(item) = volume.session_key(session)
         {
             volume.token_dead(item, now);
+            self.changed(key, None);
+        }
+    }
+
+    fn discard(&mut self, id: &VolumeId, session: &str, grants: &[Arc<Grant>]) {
+        let now = self.clock.now();
+        let mut next_key = self.next_key;
+        if let Some((key, volume)) = self.volume(id)
+            && let Some(item) = volume.session_key(session)
+        {
+            for grant in grants {
+                volume.add_grant(next_key, item, grant);
+                next_key += 1;
+            }
+            volume.discard(item, now);
+            self.next_key = next_key;
             self.changed(key, None);
         }
     }
@@ -239,20 +264,17 @@ impl Worker {
             }
         }
         match (&ending, item) {
+            // It was unmounted meanwhile.
+            _ if volume.stage == Stage::Leaving => volume.release(now),
             (Ending::Complete { grants, .. }, Some(item)) => {
                 let first = volume.stage != Stage::Mounted;
-                let replaced = volume.complete(item, grants, now);
+                let replaced = volume.complete(item, grants, park, now);
                 if first {
                     telling::too_short(volume, volume.polls.interval(assumed), &notices);
                 }
                 telling::rotated(volume, &replaced, &metrics, &notices);
             }
             _ if volume.stage == Stage::Mounted => {}
-            (Ending::Failed { retry: true, .. }, Some(_)) => {
-                volume.stage = Stage::Parked {
-                    until: now.plus(park),
-                };
-            }
             _ => volume.release(now),
         }
         self.next_key = next_key;
@@ -276,7 +298,7 @@ impl Worker {
                     }
                 }
                 Sighting::Absent => {
-                    if !volume.seen || volume.mounting || volume.stage == Stage::Leaving {
+                    if !volume.seen || !volume.ends_with_its_path() {
                         continue;
                     }
                     let since = *volume.missing_since.get_or_insert(now);
@@ -304,7 +326,7 @@ impl Worker {
             let Some(volume) = self.volumes.get_mut(&key) else {
                 continue;
             };
-            if volume.seen {
+            if volume.seen && volume.ends_with_its_path() {
                 let _ = self.look.send(volume.id.clone());
             } else if volume.forsaken_at.is_none() {
                 volume.forsaken_at = Some(until);
@@ -324,6 +346,7 @@ impl Worker {
 
     /// A volume has changed: it is written down, and its part of the agenda made anew.
     pub(super) fn changed(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
+        self.note_uses(key);
         self.plan(key);
         let (Some(volume), Some(journal)) = (self.volumes.get(&key), &self.journal) else {
             return;

@@ -145,6 +145,26 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
     reply.is_ok_and(|reply| matches!(reply.status, 200..=299 | 429 | 472 | 473))
 }
 
+/// `GET auth/token/lookup-self`, which the `default` policy allows.
+pub async fn lookup_self(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    token: &Secret,
+) -> Result<(), VaultError> {
+    let asked = asked("GET auth/token/lookup-self", endpoint);
+    let call = Call {
+        method: Method::GET,
+        path: "auth/token/lookup-self",
+        query: &[],
+        body: None,
+        token: Some(token),
+        patience: None,
+        room: None,
+    };
+    send(transport, endpoint, asked, call, None).await?;
+    Ok(())
+}
+
 /// `POST auth/token/renew-self`, increment 0: the role's own TTL.
 pub async fn renew_self(
     transport: &Transport,

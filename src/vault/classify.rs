@@ -63,7 +63,7 @@ pub fn sign(error: &VaultError) -> Sign {
     };
     match (error.kind(), error.status()) {
         (Kind::Settings | Kind::Untrusted | Kind::Away, _) => Sign::None,
-        (Kind::Unreachable, _) | (_, Some(429 | 502 | 504)) => unwell,
+        (Kind::Unreachable | Kind::Interrupted, _) | (_, Some(429 | 502 | 504)) => unwell,
         // A namespace can be sealed by itself.
         (_, Some(503)) if error.text().contains("namespace is sealed") => Sign::Unclear,
         (Kind::Sealed, _) | (_, Some(503)) => unwell,

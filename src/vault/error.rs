@@ -34,8 +34,10 @@ pub enum VaultErrorKind {
     Settings,
     /// 503: sealed or not initialised.
     Sealed,
-    /// No answer.
+    /// No connection.
     Unreachable,
+    /// The connection broke when the request was on its way: the server may have carried it out.
+    Interrupted,
     /// No answer in time: the server's trouble, or that of what this request needs.
     TimedOut,
     /// The TLS handshake failed.
@@ -135,6 +137,7 @@ impl VaultError {
             SendError::Settings(_) => VaultErrorKind::Settings,
             SendError::TooLarge { .. } => VaultErrorKind::TooLarge,
             SendError::Unreachable(_) => VaultErrorKind::Unreachable,
+            SendError::Interrupted(_) => VaultErrorKind::Interrupted,
             SendError::TimedOut(_) => VaultErrorKind::TimedOut,
             SendError::Untrusted(_) => VaultErrorKind::Untrusted,
             SendError::Crowded(_) => VaultErrorKind::Away,
@@ -177,12 +180,45 @@ impl VaultError {
             self.0.kind,
             VaultErrorKind::Sealed
                 | VaultErrorKind::Unreachable
+                | VaultErrorKind::Interrupted
                 | VaultErrorKind::TimedOut
                 | VaultErrorKind::Untrusted
                 | VaultErrorKind::Away
                 | VaultErrorKind::Throttled
                 | VaultErrorKind::Server
         )
+    }
+
+    /// Whether the same call may succeed within seconds. A 500 is the trouble of this request's backend, a
+    /// certificate that does not fit is its owner's to mend, and who has waited long for an answer has waited.
+    #[must_use]
+    pub fn passes_by_itself(&self) -> bool {
+        match self.0.kind {
+            VaultErrorKind::Sealed
+            | VaultErrorKind::Unreachable
+            | VaultErrorKind::Interrupted
+            | VaultErrorKind::Away
+            | VaultErrorKind::Throttled => true,
+            VaultErrorKind::Server => !matches!(self.0.status, Some(500 | 504)),
+            _ => false,
+        }
+    }
+
+    /// Whether the server may have carried the call out although it failed: a login would leave a token
+    /// that nobody knows.
+    #[must_use]
+    pub fn was_sent(&self) -> bool {
+        match self.0.kind {
+            VaultErrorKind::Interrupted | VaultErrorKind::TimedOut => true,
+            VaultErrorKind::Server => matches!(self.0.status, Some(500 | 502 | 504)),
+            _ => false,
+        }
+    }
+
+    /// Whether the server may only be behind: it has not heard of the token, or of what made it, yet.
+    #[must_use]
+    pub fn may_be_behind(&self) -> bool {
+        self.0.kind == VaultErrorKind::Denied || self.0.status == Some(412)
     }
 
     /// Whether it says that our token is dead: exactly `permission denied` or `invalid token`. The
@@ -231,21 +267,22 @@ impl VaultError {
             Kind::Empty => "check `secretPath` and `method`: files need a reply with data",
             Kind::Unsupported => "check `method`",
             Kind::Settings => "correct it in the class or in the daemon's flags",
-            Kind::Sealed => "unseal the server; the driver tries again",
+            Kind::Sealed => "unseal the server; kubelet tries again",
             Kind::Unreachable => {
-                "check the address and the network from this node; the driver tries again"
+                "check the address and the network from this node; kubelet tries again"
+            }
+            Kind::Interrupted => {
+                "the connection broke before the answer: see the server's log, and what stands before it; kubelet tries again"
             }
             Kind::TimedOut => {
-                "see the server's log, and the database or service behind this path; the driver tries again"
+                "see the server's log, and the database or service behind this path; kubelet tries again"
             }
             Kind::Untrusted => {
-                "check the CA, the server's name and the client certificate; the driver tries again"
+                "check the CA, the server's name and the client certificate; kubelet tries again"
             }
-            Kind::Away => "the driver tries again",
-            Kind::Throttled => {
-                "raise the server's rate limit for this node; the driver tries again"
-            }
-            Kind::Server => "see the server's log; the driver tries again",
+            Kind::Away => "kubelet tries again",
+            Kind::Throttled => "raise the server's rate limit for this node; kubelet tries again",
+            Kind::Server => "see the server's log; kubelet tries again",
             Kind::TooLarge => "ask for less, by `secretKey` or another path",
             Kind::NotVault => "check that the address is the API of a Vault or OpenBao",
         }

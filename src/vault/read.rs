@@ -10,7 +10,7 @@ use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
 use super::life::{self, Signs, ending};
 use super::room::Room;
 use super::transport::{Call, Reply, Transport};
-use super::{api, bare};
+use super::{Settings, api, bare};
 use crate::clock::Moment;
 use crate::grant::{Grant, Keep, Session, Term};
 use crate::redacted::Secret;
@@ -39,14 +39,14 @@ pub fn name(request: &Request) -> String {
     format!("{} {}", request.method.as_str(), request.path)
 }
 
-/// Reads what a class asks for. `sent` is the time just before, `refresh` the life of a write's reply.
+/// Reads what a class asks for. `sent` is the time just before.
 pub async fn read(
     transport: &Transport,
     session: &Session,
     request: &Request,
     room: &Room,
     sent: Moment,
-    refresh: Duration,
+    settings: &Settings,
 ) -> Result<Grant, VaultError> {
     let (endpoint, token) = (&session.endpoint, &session.token);
     let name = name(request);
@@ -58,11 +58,11 @@ pub async fn read(
         query: &request.query,
         body: request.args.as_ref().map(|args| args.as_bytes().to_vec()),
         token: Some(token),
-        patience: None,
+        patience: Some(settings.read_timeout),
         room: Some(room),
     };
     let reply = api::send(transport, endpoint, asked, call, None).await?;
-    granted(asked, request, reply, sent, refresh, token)
+    granted(asked, request, reply, sent, settings.refresh, token)
 }
 
 /// What a read's reply grants.

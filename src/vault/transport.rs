@@ -60,7 +60,7 @@ pub struct Call<'a> {
     /// JSON.
     pub body: Option<Vec<u8>>,
     pub token: Option<&'a Secret>,
-    /// How long its answer is waited for, where that is less than usual.
+    /// How long its answer is waited for, where that is not the usual time.
     pub patience: Option<Duration>,
     /// Where its answer's bytes are counted.
     pub room: Option<&'a Room>,
@@ -79,9 +79,12 @@ pub enum SendError {
     /// The request cannot be made.
     #[error("{0}")]
     Settings(String),
-    /// No connection, or it broke.
+    /// No connection.
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// The connection broke when the request was on its way.
+    #[error("the connection broke: {0}")]
+    Interrupted(String),
     /// The TLS handshake failed: a certificate or a name does not fit.
     #[error("TLS: {0}")]
     Untrusted(String),
@@ -130,8 +133,7 @@ impl Transport {
     pub async fn send(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Reply, SendError> {
         let uri = request::uri(&endpoint.address, call.path, call.query)?;
         let pool = self.pool(&endpoint.address, &endpoint.tls)?;
-        let usual = self.request_timeout;
-        let patience = call.patience.map_or(usual, |asked| asked.min(usual));
+        let patience = call.patience.unwrap_or(self.request_timeout);
         let exchange = async {
             let response = once(&pool, request::of(endpoint, call, &uri)?).await?;
             if response.status() != StatusCode::TEMPORARY_REDIRECT {
@@ -287,8 +289,15 @@ fn broken(error: &(dyn std::error::Error + 'static)) -> SendError {
     match tls::fault(error) {
         Some(fault) => SendError::Untrusted(tls::told(&fault.to_string())),
         None if text.contains(tls::ALERT) => SendError::Untrusted(tls::told(&text)),
-        None => SendError::Unreachable(text),
+        None if connects(error) => SendError::Unreachable(text),
+        None => SendError::Interrupted(text),
     }
+}
+
+/// Whether no connection came about, so that nothing was sent.
+fn connects(error: &(dyn std::error::Error + 'static)) -> bool {
+    let client = error.downcast_ref::<hyper_util::client::legacy::Error>();
+    client.is_some_and(hyper_util::client::legacy::Error::is_connect)
 }
 
 /// An error with its causes: hyper's own text says little more than `client error`.

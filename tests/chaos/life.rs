@@ -188,7 +188,7 @@ impl<'a> Pod<'a> {
                 };
                 // A broken transport is the daemon's end: tonic has no one code for it.
                 let broken = std::error::Error::source(&status).is_some();
-                let passing = broken || status.code() == Code::Unavailable;
+                let passing = broken || status.code() == Code::Internal;
                 let explained = expected || passing && self.site.troubled_since(began);
                 if !explained {
                     self.complain(Violation::WrongCode, format!("{status}"));

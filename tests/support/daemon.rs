@@ -42,6 +42,8 @@ impl Node {
             "-drain-after=300ms".to_owned(),
             "-park=2s".to_owned(),
             "-poll-interval=1s".to_owned(),
+            // What fails is told at once; `tests/first_mount.rs` has the retries.
+            "-mount-retry-timeout=0s".to_owned(),
         ];
         flags.extend(more.iter().map(|&flag| flag.to_owned()));
         Self {

@@ -182,6 +182,18 @@ impl Driver {
         answer.map(tonic::Response::into_inner)
     }
 
+    /// One call with a deadline, which goes along as `grpc-timeout`.
+    pub async fn call_within(
+        &self,
+        request: MountRequest,
+        within: Duration,
+    ) -> Result<MountResponse, Status> {
+        let mut request = tonic::Request::new(request);
+        request.set_timeout(within);
+        let answer = self.client.clone().mount(request).await;
+        answer.map(tonic::Response::into_inner)
+    }
+
     /// A call with the driver's retries.
     pub async fn call_retrying(&self, request: &MountRequest) -> Result<MountResponse, Status> {
         let mut backoff = FIRST_BACKOFF;

@@ -113,6 +113,7 @@ impl Held {
         let grants = Vec::new();
         let ending = Ending::Complete { session, grants };
         claim.end(ending).await.unwrap();
+        self.registry.answered(volume.clone());
     }
 
     /// The pods whose sessions were given back, in that order.
@@ -185,7 +186,7 @@ fn session(id: &str, spec: &MountSpec) -> Session {
         login: spec.login.clone(),
         service_account: spec.pod.service_account_id(),
         token: Secret::from("t".to_owned()),
-        accessor: "a".to_owned(),
+        accessor: id.to_owned(),
         kind: TokenKind::Service,
         policies: vec!["default".to_owned()],
         renewable: false,

@@ -62,15 +62,7 @@ async fn while_later_mounts_fail_what_the_files_may_show_is_not_revoked() {
             .unwrap();
         let session = held.session;
         let fresh = Vec::new();
-        let retry = true;
-        claim
-            .end(Ending::Failed {
-                session,
-                fresh,
-                retry,
-            })
-            .await
-            .unwrap();
+        claim.end(Ending::Failed { session, fresh }).await.unwrap();
     }
     assert_eq!(node.server.count("revoke token"), 0);
     node.mount().await;
@@ -79,36 +71,21 @@ async fn while_later_mounts_fail_what_the_files_may_show_is_not_revoked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_first_mount_that_fails_is_parked_or_released() {
+async fn a_first_mount_that_fails_is_released() {
     let node = Node::start(HOUR, 1_000 * HOUR);
-    for (retry, after) in [(true, 300), (false, 0)] {
-        let before = node.server.count("revoke token");
-        let (claim, held) = node
-            .registry
-            .begin(Arc::clone(&node.spec), true)
-            .await
-            .unwrap();
-        assert!(held.session.is_none());
-        let session = node.login();
-        claim.hold(Arc::clone(&session)).await.unwrap();
-        let session = Some(session);
-        let fresh = Vec::new();
-        claim
-            .end(Ending::Failed {
-                session,
-                fresh,
-                retry,
-            })
-            .await
-            .unwrap();
-        pass(Duration::from_secs(after.max(1) - 1)).await;
-        assert_eq!(
-            node.server.count("revoke token") - before,
-            usize::from(!retry)
-        );
-        pass(Duration::from_secs(2)).await;
-        assert_eq!(node.server.count("revoke token") - before, 1);
-    }
+    let (claim, held) = node
+        .registry
+        .begin(Arc::clone(&node.spec), true)
+        .await
+        .unwrap();
+    assert!(held.session.is_none() && held.first);
+    let session = node.login();
+    claim.hold(Arc::clone(&session)).await.unwrap();
+    let session = Some(session);
+    let fresh = Vec::new();
+    claim.end(Ending::Failed { session, fresh }).await.unwrap();
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(node.server.count("revoke token"), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,4 +100,63 @@ async fn a_claim_that_is_dropped_releases_what_it_held() {
     drop(claim);
     pass(Duration::from_secs(1)).await;
     assert_eq!(node.server.count("revoke token"), 1);
+}
+
+/// A Mount of a volume whose login and read a cache before the server answers with what another one has.
+async fn mount_from_cache(node: &Node, spec: &Arc<MountSpec>, cached: &(Arc<Session>, Arc<Grant>)) {
+    let (claim, _) = node.registry.begin(Arc::clone(spec), true).await.unwrap();
+    let mut session = Arc::into_inner(node.login()).unwrap();
+    session.id = format!("{:x}", rand::random::<u64>());
+    session.accessor.clone_from(&cached.0.accessor);
+    let session = Arc::new(session);
+    claim.hold(Arc::clone(&session)).await.unwrap();
+    let mut grant = Arc::into_inner(node.creds()).unwrap();
+    grant.keep.clone_from(&cached.1.keep);
+    let grants = vec![Arc::new(grant)];
+    let ending = Ending::Complete { session, grants };
+    claim.end(ending).await.unwrap();
+    node.registry.answered(spec.volume.clone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_volume_lives_on_is_not_revoked() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    let cached = (node.login(), node.creds());
+    let specs = ["one", "two"].map(|uid| Arc::new(spec_of(uid)));
+    for spec in &specs {
+        mount_from_cache(&node, spec, &cached).await;
+    }
+    let [one, two] = specs;
+    node.unmount_of(&one).await;
+    pass(SECOND).await;
+    let revocations = || {
+        (
+            node.server.count("revoke token"),
+            node.server.count("revoke lease"),
+        )
+    };
+    assert_eq!(revocations(), (0, 0));
+    node.unmount_of(&two).await;
+    pass(SECOND).await;
+    assert_eq!(revocations(), (1, 0), "the last one revokes it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cached_lease_that_comes_again_outlives_its_replacement() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    let cached = (node.login(), node.creds());
+    for _ in 0..3 {
+        mount_from_cache(&node, &node.spec, &cached).await;
+        pass(2 * POLL).await;
+    }
+    assert_eq!(
+        (
+            node.server.count("revoke token"),
+            node.server.count("revoke lease")
+        ),
+        (0, 0)
+    );
+    node.unmount().await;
+    pass(SECOND).await;
+    assert!(node.server.count("revoke token") >= 1);
 }
