@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use leasehold::app::{self, App};
 use leasehold::check;
 use leasehold::config::{Command, Config};
+use leasehold::provider::socket;
 use leasehold::telemetry;
 use tracing::{error, info};
 
@@ -44,9 +45,14 @@ fn main() -> ExitCode {
         }
     };
     let served = runtime.block_on(async {
-        let app = App::build(*config)
-            .await
-            .map_err(|fault| fault.to_string())?;
+        let endpoint = config.endpoint.clone();
+        let app = match App::build(*config).await {
+            Ok(app) => app,
+            Err(fault) => {
+                socket::remove_stale(&endpoint).await;
+                return Err(fault.to_string());
+            }
+        };
         app.run(app::terminated())
             .await
             .map_err(|fault| fault.to_string())

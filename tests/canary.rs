@@ -299,12 +299,11 @@ async fn no_failure_repeats_what_was_sent() {
             ("login", "auth/kubernetes/login"),
             ("read", "secret/data/canary"),
         ] {
-            world
-                .vault
-                .faults()
-                .push(Fault::at(path, action.clone()).times(1));
+            let fault = Fault::at(path, action.clone());
+            world.vault.faults().push(fault);
             let pod = format!("{pod}-{at}");
             let told = asked(&world, &pod, &wanted, &json, "").await;
+            world.vault.faults().clear();
             let told = told
                 .err()
                 .unwrap_or_else(|| panic!("{path}: reply {at} was taken"));

@@ -119,6 +119,21 @@ impl Socket {
     }
 }
 
+/// Removes what a killed daemon left, for one that cannot start. While it is there the driver waits for an
+/// answer until kubelet's deadline, after which kubelet keeps the target path, and driver 1.6 takes the next
+/// attempt for a poll: the pod would start with an empty volume. Where there is no socket it says at once that
+/// there is no provider.
+pub async fn remove_stale(path: &Path) {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket
+        && clear_stale(path).await.is_ok()
+        && let Err(error) = fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        warn!(%error, path = %path.display(), "a socket that nobody serves was left behind");
+    }
+}
+
 async fn clear_stale(path: &Path) -> Result<(), SocketError> {
     let failed = |source| SocketError::Io {
         path: path.to_owned(),
@@ -223,6 +238,22 @@ mod tests {
         assert!(path.exists());
         let _socket = Socket::bind(&path).await.unwrap();
         UnixStream::connect(&path).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_start_leaves_no_socket_that_nobody_serves() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("vault.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        remove_stale(&path).await;
+        assert!(!path.exists());
+        let _living = Socket::bind(&path).await.unwrap();
+        remove_stale(&path).await;
+        assert!(path.exists());
+        let file = directory.path().join("file");
+        fs::write(&file, "precious").unwrap();
+        remove_stale(&file).await;
+        assert!(file.exists());
     }
 
     #[tokio::test]

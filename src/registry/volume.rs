@@ -12,7 +12,7 @@ use super::agenda::ItemKey;
 use super::care::{Care, Polls};
 use crate::clock::Moment;
 use crate::grant::timing::{Life, resume_at};
-use crate::grant::{Grant, Keep, Session, TokenKind};
+use crate::grant::{Grant, Keep, Session};
 use crate::spec::{MountSpec, Pod, VolumeId};
 
 /// The least time between two logins at polls that only a refused read asks for.

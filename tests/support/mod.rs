@@ -10,6 +10,7 @@
 )]
 
 pub mod admin;
+pub mod agent;
 pub mod api_server;
 pub mod ca;
 pub mod daemon;
