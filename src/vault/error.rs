@@ -173,22 +173,6 @@ impl VaultError {
         self.0.kind
     }
 
-    /// Whether the same call may succeed later without anyone changing anything.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(
-            self.0.kind,
-            VaultErrorKind::Sealed
-                | VaultErrorKind::Unreachable
-                | VaultErrorKind::Interrupted
-                | VaultErrorKind::TimedOut
-                | VaultErrorKind::Untrusted
-                | VaultErrorKind::Away
-                | VaultErrorKind::Throttled
-                | VaultErrorKind::Server
-        )
-    }
-
     /// Whether the same call may succeed within seconds. A 500 is the trouble of this request's backend, a
     /// certificate that does not fit is its owner's to mend, and who has waited long for an answer has waited.
     #[must_use]
