@@ -1,8 +1,9 @@
-//! The gRPC edge: `v1alpha1.CSIDriverProvider` on a Unix socket, as driver v1.6 calls it.
+//! The gRPC edge: `v1alpha1.CSIDriverProvider` on a Unix socket, as drivers 1.0 to 1.6 call it.
 //!
 //! Unpacks a message, has it parsed and mounted, and packs the answer. No decision is taken here.
 
 mod answer;
+pub mod authority;
 pub mod proto;
 pub mod socket;
 pub mod status;
@@ -12,7 +13,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::UnixStream;
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tower::util::MapResponseLayer;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -23,6 +25,7 @@ use crate::mount::Mounter;
 use crate::params::{self, Attributes, Defaults};
 use crate::policy::Policy;
 use crate::spec::MountSpec;
+use authority::AnyAuthority;
 use proto::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
 use proto::{MountRequest, MountResponse, VersionRequest, VersionResponse};
 
@@ -75,6 +78,16 @@ impl Provider {
         incoming: impl Stream<Item = std::io::Result<UnixStream>>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
+        let closing = CancellationToken::new();
+        let shutdown = {
+            let closing = closing.clone();
+            async move {
+                shutdown.await;
+                closing.cancel();
+            }
+        };
+        let incoming = incoming
+            .map(move |accepted| accepted.map(|stream| AnyAuthority::new(stream, &closing)));
         let service = CsiDriverProviderServer::new(self).max_decoding_message_size(LARGEST_REQUEST);
         tonic::transport::Server::builder()
             .layer(tower::limit::GlobalConcurrencyLimitLayer::new(

@@ -12,6 +12,7 @@
 pub mod admin;
 pub mod api_server;
 pub mod ca;
+pub mod client;
 pub mod daemon;
 pub mod driver;
 pub mod front;
