@@ -220,17 +220,23 @@ impl App {
         info!("shutting down: Mounts under way are finished, nothing is revoked");
         let _draining = self.readiness.pending("draining");
         closing.send_replace(true);
-        // What is left of the time is for the journal.
-        let for_mounts = self.config.shutdown_timeout.mul_f64(0.8);
+        // What is left of the time is for the journal, also where a driver that has stopped reading keeps its
+        // connection open.
+        let timeout = self.config.shutdown_timeout;
         let drain = async {
-            let (served, ()) = tokio::join!(server, self.mounter.drain(for_mounts));
+            let mounts = self.mounter.drain(timeout.mul_f64(0.8));
+            let served = async { tokio::join!(server, mounts).0 };
+            let served = tokio::time::timeout(timeout.mul_f64(0.9), served).await;
             self.registry.stop().await;
             if worker.await.is_err() {
                 error!("the registry's worker broke down at the end");
             }
-            served
+            served.unwrap_or_else(|_| {
+                warn!("a driver's connection did not end; it is cut");
+                Ok(())
+            })
         };
-        let drained = tokio::time::timeout(self.config.shutdown_timeout, drain).await;
+        let drained = tokio::time::timeout(timeout, drain).await;
         background.shutdown().await;
         Ok(drained.map_err(|_| RunError::Deadline)??)
     }

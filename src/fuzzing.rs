@@ -8,7 +8,7 @@
 use crate::render;
 use crate::spec::{Encoding, Object, Selector};
 use crate::vault::fuzzing::{self as vault, TOKEN};
-use crate::{params, registry};
+use crate::{params, provider, registry};
 
 /// A target's body. It panics where something does not hold.
 pub type Target = fn(&[u8]);
@@ -21,6 +21,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("journal", journal),
     ("replies", replies),
     ("paths", paths),
+    ("clients", clients),
 ];
 
 /// A Mount's message: attributes, secrets, target path and permission, with NUL between them.
@@ -87,6 +88,11 @@ pub fn paths(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     params::fuzzing::paths(&text);
     vault::address(&text);
+}
+
+/// Two bytes for the pieces that they come in, then what a gRPC client sends on a connection.
+pub fn clients(data: &[u8]) {
+    provider::authority::fuzzing::client(data);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Unpacks a message, has it parsed and mounted, and packs the answer. No decision is taken here.
 
 mod answer;
+pub mod authority;
 mod deadline;
 pub mod proto;
 pub mod socket;
@@ -13,7 +14,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::UnixStream;
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tower::util::MapResponseLayer;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -24,6 +26,7 @@ use crate::mount::Mounter;
 use crate::params::{self, Attributes, Defaults};
 use crate::policy::Policy;
 use crate::spec::MountSpec;
+use authority::AnyAuthority;
 use proto::csi_driver_provider_server::{CsiDriverProvider, CsiDriverProviderServer};
 use proto::{MountRequest, MountResponse, VersionRequest, VersionResponse};
 
@@ -76,6 +79,16 @@ impl Provider {
         incoming: impl Stream<Item = std::io::Result<UnixStream>>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
+        let closing = CancellationToken::new();
+        let shutdown = {
+            let closing = closing.clone();
+            async move {
+                shutdown.await;
+                closing.cancel();
+            }
+        };
+        let incoming = incoming
+            .map(move |accepted| accepted.map(|stream| AnyAuthority::new(stream, &closing)));
         let service = CsiDriverProviderServer::new(self).max_decoding_message_size(LARGEST_REQUEST);
         tonic::transport::Server::builder()
             .layer(tower::limit::GlobalConcurrencyLimitLayer::new(

@@ -41,7 +41,11 @@ async fn the_end_of_one_volume_costs_the_other_nothing() {
         let mounted = world.driver.mount(volume, &both, &tokens).await;
         assert!(mounted.is_ok());
     }
-    assert_eq!(one.text("username"), two.text("username"), "the agent's doing");
+    assert_eq!(
+        one.text("username"),
+        two.text("username"),
+        "the agent's doing"
+    );
     assert_eq!((world.logins(), world.creds()), (1, 1));
 
     // A third one fails, and what it has had is undone.
@@ -52,7 +56,9 @@ async fn the_end_of_one_volume_costs_the_other_nothing() {
     three.unmount();
     one.unmount();
     world
-        .until("the first volume is forgotten", || world.node.journalled() == 1)
+        .until("the first volume is forgotten", || {
+            world.node.journalled() == 1
+        })
         .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     let (user, password) = (two.text("username"), two.text("password"));
@@ -81,10 +87,16 @@ async fn a_restart_remembers_what_is_shared() {
     let daemon = world.node.spawn_with(&environment);
     world.daemon = Some(world.node.until_ready(daemon).await);
     world
-        .until("the first volume is forgotten", || world.node.journalled() == 1)
+        .until("the first volume is forgotten", || {
+            world.node.journalled() == 1
+        })
         .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(world.vault.verify_user(&two.text("username"), &two.text("password")));
+    assert!(
+        world
+            .vault
+            .verify_user(&two.text("username"), &two.text("password"))
+    );
     two.unmount();
     world.until_nothing_lives().await;
 }
@@ -115,7 +127,10 @@ async fn a_tenants_own_server_keeps_nobodys_token_alive() {
         body,
         headers: Vec::new(),
     };
-    stranger.vault.faults().push(dev_vault::Fault::at("secret/", action));
+    stranger
+        .vault
+        .faults()
+        .push(dev_vault::Fault::at("secret/", action));
     let mut other = class(KV);
     other["vaultAddress"] = json!(stranger.vault.url());
     world.mount(&world.volume("stranger"), &other).await;

@@ -41,7 +41,7 @@ const PLAN: &[(&str, &[&str])] = &[
     // Built for tests and by `cargo fuzz` alone.
     (
         "fuzzing",
-        &["params", "registry", "render", "spec", "vault"],
+        &["params", "provider", "registry", "render", "spec", "vault"],
     ),
     (
         "mount",

@@ -269,7 +269,9 @@ async fn no_failure_repeats_what_was_sent() {
     })
     .await;
     world.kill();
-    let daemon = world.node.spawn_with(&[("RUST_LOG", "trace"), ("VAULT_CLIENT_TIMEOUT", "5s")]);
+    let daemon = world
+        .node
+        .spawn_with(&[("RUST_LOG", "trace"), ("VAULT_CLIENT_TIMEOUT", "5s")]);
     world.daemon = Some(world.node.until_ready(daemon).await);
     world.driver = Driver::dial(&world.node.socket());
     let marked = json!({ "data": { "value": SECRET } });

@@ -190,7 +190,11 @@ async fn a_read_whose_answer_is_lost_leaves_nothing_behind_the_volume() {
         let (user, password) = (volume.text("username"), volume.text("password"));
         assert!(world.vault.verify_user(&user, &password));
         assert_eq!(world.vault.live_users().len(), 2, "{}", world.log());
-        assert_eq!(world.logins(), 1, "the session is kept for the next attempt");
+        assert_eq!(
+            world.logins(),
+            1,
+            "the session is kept for the next attempt"
+        );
         volume.unmount();
         world.until_nothing_lives().await;
     }

@@ -180,7 +180,10 @@ impl Volume {
             self.polls = Polls::default();
         }
         self.pod = spec.pod.clone();
-        self.class.clone_from(&spec.class);
+        // The rotation loop of drivers before 1.6 names no class: warnings would name none either.
+        if !spec.class.is_empty() {
+            self.class.clone_from(&spec.class);
+        }
         self.mounting = true;
         self.seen |= seen;
         self.missing_since = None;

@@ -72,7 +72,12 @@ impl Cache {
         let path = parts.uri.path_and_query().unwrap().to_string();
         let token = parts.headers.get("x-vault-token");
         let token = token.map_or("", |token| token.to_str().unwrap()).to_owned();
-        let key = (parts.method.to_string(), path.clone(), token.clone(), body.clone());
+        let key = (
+            parts.method.to_string(),
+            path.clone(),
+            token.clone(),
+            body.clone(),
+        );
         if let Some(known) = self.known.lock().unwrap().get(&key) {
             return Response::new(Full::new(known.clone()));
         }

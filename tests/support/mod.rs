@@ -13,6 +13,7 @@ pub mod admin;
 pub mod agent;
 pub mod api_server;
 pub mod ca;
+pub mod client;
 pub mod daemon;
 pub mod driver;
 pub mod front;
