@@ -58,6 +58,7 @@ fn code_of_vault(kind: Kind) -> Code {
         | Kind::Throttled
         | Kind::Server => Code::Unavailable,
         Kind::TooLarge => Code::ResourceExhausted,
+        Kind::Redirected => Code::FailedPrecondition,
         Kind::NotVault => Code::Internal,
     }
 }

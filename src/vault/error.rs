@@ -50,6 +50,8 @@ pub enum VaultErrorKind {
     TooLarge,
     /// Something answered that is no Vault.
     NotVault,
+    /// The server redirects to where it is not followed.
+    Redirected,
 }
 
 /// A failed call.
@@ -138,6 +140,7 @@ impl VaultError {
             SendError::TimedOut(_) => VaultErrorKind::TimedOut,
             SendError::Untrusted(_) => VaultErrorKind::Untrusted,
             SendError::Crowded(_) => VaultErrorKind::Away,
+            SendError::Redirected(_) => VaultErrorKind::Redirected,
         };
         Self::new(kind, asked, error.to_string())
     }
@@ -247,6 +250,7 @@ impl VaultError {
             }
             Kind::Server => "see the server's log; the driver tries again",
             Kind::TooLarge => "ask for less, by `secretKey` or another path",
+            Kind::Redirected => "nothing was sent there",
             Kind::NotVault => "check that the address is the API of a Vault or OpenBao",
         }
     }
