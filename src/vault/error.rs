@@ -218,10 +218,41 @@ impl VaultError {
         self.0.retry_after
     }
 
+    /// The usual mistakes that make a right path a wrong one, where this call bears their marks: the server
+    /// answers them as it answers a missing path or a missing policy.
+    fn mistake(&self) -> Option<&'static str> {
+        use VaultErrorKind as Kind;
+        let may_be = matches!(
+            self.0.kind,
+            Kind::Missing | Kind::Denied | Kind::Refused | Kind::Unsupported | Kind::NotVault
+        );
+        if !may_be {
+            return None;
+        }
+        if self.0.address.ends_with("/v1") {
+            return Some("`vaultAddress` ends in /v1, which is added to it: leave it out");
+        }
+        if self.0.address.ends_with("/ui") {
+            return Some("`vaultAddress` ends in /ui, where the web pages are: leave it out");
+        }
+        let mount = self.0.call.strip_prefix("login POST auth/")?;
+        if mount.starts_with("auth/") {
+            return Some(
+                "`vaultAuthMountPath` begins with auth/, which is added to it: leave it out",
+            );
+        }
+        mount
+            .ends_with("/login/login")
+            .then_some("`vaultAuthMountPath` ends in /login, which is added to it: leave it out")
+    }
+
     fn advice(&self) -> &'static str {
         use VaultErrorKind as Kind;
         let login = self.0.call.starts_with("login ");
         match self.0.kind {
+            Kind::Missing if login => {
+                "check the auth mount (`vaultAuthMountPath`, without auth/ before it), the namespace, and that the address is the server's own, without /v1"
+            }
             Kind::Denied if login => {
                 "check the auth mount's path (a mistyped one looks like this), the role's bound service accounts, namespaces and audience, and that the server reaches this cluster's API server"
             }
@@ -272,6 +303,9 @@ impl fmt::Display for VaultError {
         } else if !self.0.text.is_empty() {
             write!(f, "{}: ", self.0.text)?;
         }
+        if let Some(mistake) = self.mistake() {
+            write!(f, "{mistake}; else ")?;
+        }
         f.write_str(self.advice())
     }
 }
@@ -317,4 +351,67 @@ fn clean(text: &str) -> String {
         .take(KEPT)
         .collect();
     line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redacted::SecretBytes;
+
+    fn told(call: &str, address: &str, status: u16) -> String {
+        let reply = Reply {
+            status,
+            retry_after: None,
+            body: SecretBytes::from(br#"{"errors":[]}"#.to_vec()),
+        };
+        let asked = Asked {
+            call,
+            address,
+            namespace: None,
+        };
+        VaultError::of_reply(asked, &reply, &[]).to_string()
+    }
+
+    #[test]
+    fn a_login_that_finds_nothing_speaks_of_mount_and_address() {
+        let told = told("login POST auth/kubernetes/login", "https://vault", 404);
+        assert!(told.contains("vaultAuthMountPath"), "{told}");
+        assert!(told.contains("/v1"), "{told}");
+        assert!(!told.contains("secretPath"), "{told}");
+    }
+
+    #[test]
+    fn a_doubled_part_of_the_path_is_named() {
+        let login = "login POST auth/kubernetes/login";
+        for (call, address, mistake) in [
+            (login, "https://vault/v1", "`vaultAddress` ends in /v1"),
+            (
+                "GET kv/app",
+                "https://vault/v1",
+                "`vaultAddress` ends in /v1",
+            ),
+            (
+                "GET kv/app",
+                "https://vault/ui",
+                "`vaultAddress` ends in /ui",
+            ),
+            (
+                "login POST auth/auth/kubernetes/login",
+                "https://vault",
+                "`vaultAuthMountPath` begins with auth/",
+            ),
+            (
+                "login POST auth/kubernetes/login/login",
+                "https://vault",
+                "`vaultAuthMountPath` ends in /login",
+            ),
+        ] {
+            for status in [403, 404] {
+                let told = told(call, address, status);
+                assert!(told.contains(mistake), "{told}");
+            }
+            assert!(!told(call, address, 503).contains("leave it out"));
+        }
+        assert!(!told("GET auth/auth/x", "https://vault", 404).contains("leave it out"));
+    }
 }
