@@ -112,22 +112,15 @@ impl Transport {
         let exchange = tokio::time::timeout_at(until, self.exchange(endpoint, call)).await;
         let Ok(response) = exchange else {
             // The node at the end of the connection may be the one that hangs.
-            self.retire(endpoint, AGE_WHEN_UNCLEAR);
+            let (address, settings) = (&endpoint.address, &endpoint.tls);
+            self.pools.retire_older(address, settings, AGE_WHEN_UNCLEAR);
             return Err(SendError::TimedOut(patience));
         };
         let (pool, response) = response?;
-        if matches!(response.status().as_u16(), 472 | 473 | 501..=504) {
-            self.retire(endpoint, AGE_WHEN_DOWN);
-        }
         let reply = read(response, until, patience, call.room).await;
         // A pool that was replaced meanwhile lives until its last reply was read.
         drop(pool);
         reply
-    }
-
-    fn retire(&self, endpoint: &Endpoint, age: Duration) {
-        let (address, settings) = (&endpoint.address, &endpoint.tls);
-        self.pools.retire_older(address, settings, age);
     }
 
     async fn exchange(
@@ -142,7 +135,8 @@ impl Transport {
             return Ok((pool, response));
         };
         // It may be a leader no more.
-        self.retire(endpoint, AGE_WHEN_UNCLEAR);
+        self.pools
+            .retire_older(address, &endpoint.tls, AGE_WHEN_UNCLEAR);
         let uri = request::uri(&target, call.path, call.query)?;
         let (pool, response) = self.ask(&target, endpoint, call, &uri).await?;
         match response.status().is_redirection() {
@@ -188,6 +182,15 @@ impl Transport {
                 _ => broken(&error),
             });
         };
+        let age = match response.status().as_u16() {
+            472 | 473 | 501..=504 => Some(AGE_WHEN_DOWN),
+            // A tenant's broken role, or a node that has lost its leader.
+            500 => Some(AGE_WHEN_UNCLEAR),
+            _ => None,
+        };
+        if let Some(age) = age {
+            self.pools.retire_older(address, &endpoint.tls, age);
+        }
         match response.status() {
             // No server says so: it is the proxy's own answer.
             StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(SendError::Unreachable(

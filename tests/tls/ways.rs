@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use http::StatusCode;
 use tonic::Code;
 
 use super::World;
@@ -105,26 +106,70 @@ async fn a_proxy_of_the_environment_is_the_way_to_the_server() {
         table.bad("without", bad, (Code::Unavailable, "proxy"));
     }
     let proxy = Proxy::start(world.address(), false).await;
-    let served = world
-        .serve(
-            &[],
-            &[
-                ("HTTP_PROXY", &url(proxy.address())),
-                ("NO_PROXY", "beyond.test"),
-            ],
-        )
-        .await;
+    let every = url(proxy.address());
+    for none in ["beyond.test", "*.beyond.test", ".beyond.test", BEYOND] {
+        let environment = [("HTTP_PROXY", every.as_str()), ("NO_PROXY", none)];
+        let served = world.serve(&[], &environment).await;
+        let bad = world.mount(&served, &http()).await;
+        let what = format!("NO_PROXY={none}");
+        table.bad(&what, bad, (Code::Unavailable, "dns error"));
+    }
+    let served = world.serve(&[], &[("HTTP_PROXY", &every)]).await;
     let local = [("vaultAddress", world.vault.url())];
     table.good(
         "HTTP_PROXY and a server on this node",
         &world.mount(&served, &local).await,
     );
-    let bad = world.mount(&served, &http()).await;
-    table.bad("NO_PROXY", bad, (Code::Unavailable, "dns error"));
     assert_eq!(
         proxy.asked(),
         Vec::<String>::new(),
-        "neither goes by the proxy"
+        "none of them goes by the proxy"
     );
+    table.print();
+}
+
+#[tokio::test]
+async fn an_ingress_that_redirects_to_https_is_a_way_to_the_server() {
+    let world = World::new(false).await;
+    let ca = Ca::new("ours");
+    let own = ca.server(&["127.0.0.1"]);
+    let front = Front::tls(world.address(), "127.0.0.1:0", &own, None).await;
+    let https = format!("https://{}", front.address);
+    let any = world.serve(&[], &[]).await;
+    let pinned = format!("-allow-vault-address=http://127.0.0.1:*,{https}");
+    let pinned = world.serve(&[&pinned], &[]).await;
+    let strict = world
+        .serve(&["-allow-vault-address=http://127.0.0.1:*"], &[])
+        .await;
+    let disabled = world
+        .serve(&[], &[("VAULT_DISABLE_REDIRECTS", "true")])
+        .await;
+    let mut table = Table::default();
+    for status in [
+        StatusCode::MOVED_PERMANENTLY,
+        StatusCode::FOUND,
+        StatusCode::TEMPORARY_REDIRECT,
+    ] {
+        let ingress = Front::redirecting(status, https.clone()).await;
+        let parameters = [
+            ("vaultAddress", format!("http://{}", ingress.address)),
+            ("vaultCACert", ca.pem.clone()),
+        ];
+        table.good(status.as_str(), &world.mount(&any, &parameters).await);
+        let refused = |told| (Code::FailedPrecondition, told);
+        let bad = world.mount(&strict, &parameters).await;
+        table.bad("not allowed", bad, refused("-allow-vault-address"));
+        table.good("allowed", &world.mount(&pinned, &parameters).await);
+        let bad = world.mount(&disabled, &parameters).await;
+        table.bad("disabled", bad, refused("VAULT_DISABLE_REDIRECTS"));
+        let loops = Front::redirecting(status, format!("http://{}", ingress.address)).await;
+        let address = ("vaultAddress", format!("http://{}", loops.address));
+        let bad = world.mount(&any, &[address]).await;
+        table.bad("twice", bad, refused("redirects again"));
+    }
+    let ingress = Front::redirecting(StatusCode::PERMANENT_REDIRECT, https).await;
+    let address = ("vaultAddress", format!("http://{}", ingress.address));
+    let bad = world.mount(&any, &[address]).await;
+    table.bad("308", bad, (Code::FailedPrecondition, "status 308"));
     table.print();
 }
