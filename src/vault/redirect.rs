@@ -3,9 +3,8 @@
 //! openbao/api `client.go`). Here that place must be the same path of a server that this installation
 //! allows: the token goes nowhere else, and what a pod is given comes from nowhere else.
 
-use http::Uri;
 use http::header::LOCATION;
-use hyper::body::Incoming;
+use http::{HeaderMap, StatusCode, Uri};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
@@ -40,9 +39,9 @@ impl Redirects {
         &self,
         address: &str,
         asked: &Uri,
-        response: &http::Response<Incoming>,
+        status: StatusCode,
+        headers: &HeaderMap,
     ) -> Result<Option<String>, SendError> {
-        let status = response.status();
         if !status.is_redirection() {
             return Ok(None);
         }
@@ -52,7 +51,7 @@ impl Redirects {
                 status.as_u16()
             ))
         };
-        let location = response.headers().get(LOCATION);
+        let location = headers.get(LOCATION);
         let location = location.and_then(|value| value.to_str().ok());
         if !matches!(status.as_u16(), 301 | 302 | 307) {
             return Err(refused(
@@ -99,6 +98,9 @@ impl Redirects {
             ));
         };
         let there = format!("{}{prefix}", origin(target));
+        if there.parse::<Uri>().is_err() {
+            return Err("but names no host that can be dialled".to_owned());
+        }
         // A Unix socket's server knows itself by the host that we name to it.
         let here = origin_of(asked);
         if here == origin(target) && address.starts_with("unix://") {
@@ -115,15 +117,15 @@ impl Redirects {
 }
 
 /// Why a second redirect is not followed.
-pub fn again(response: &http::Response<Incoming>) -> SendError {
-    let location = response.headers().get(LOCATION);
+pub fn again(status: StatusCode, headers: &HeaderMap) -> SendError {
+    let location = headers.get(LOCATION);
     let target = location
         .and_then(|value| value.to_str().ok())
         .and_then(|text| Url::parse(text).ok());
     let place = target.map_or_else(String::new, |target| format!(" to {}", shown(&target)));
     SendError::Redirected(format!(
         "the server that it redirects to redirects again{place} (status {}), which is followed once only; give the active server's address",
-        response.status().as_u16()
+        status.as_u16()
     ))
 }
 

@@ -131,7 +131,8 @@ impl Transport {
         let address = &endpoint.address;
         let uri = request::uri(address, call.path, call.query)?;
         let (pool, response) = self.ask(address, endpoint, call, &uri).await?;
-        let Some(target) = self.redirects.leads(address, &uri, &response)? else {
+        let (status, headers) = (response.status(), response.headers());
+        let Some(target) = self.redirects.leads(address, &uri, status, headers)? else {
             return Ok((pool, response));
         };
         // It may be a leader no more.
@@ -140,7 +141,7 @@ impl Transport {
         let uri = request::uri(&target, call.path, call.query)?;
         let (pool, response) = self.ask(&target, endpoint, call, &uri).await?;
         match response.status().is_redirection() {
-            true => Err(redirect::again(&response)),
+            true => Err(redirect::again(response.status(), response.headers())),
             false => Ok((pool, response)),
         }
     }
