@@ -102,9 +102,11 @@ fn proxy((name, text): Variable) -> Result<Arc<Matcher>, String> {
         ));
     }
     match uri.scheme_str() {
-        None | Some("http") => Ok(Arc::new(Matcher::builder().all(text).build())),
+        None | Some("http" | "socks5" | "socks5h") => {
+            Ok(Arc::new(Matcher::builder().all(text).build()))
+        }
         Some(scheme) => Err(format!(
-            "{name} has the scheme {scheme}: a proxy is asked by plain http alone, with CONNECT for https addresses; write it as http://proxy.example:3128"
+            "{name} has the scheme {scheme}: a proxy is asked by http or socks5; write it as http://proxy.example:3128"
         )),
     }
 }
@@ -215,7 +217,7 @@ mod tests {
     fn what_cannot_be_used_is_refused_and_nothing_is_printed() {
         for (proxy, told) in [
             ("https://proxy:3128", "scheme"),
-            ("socks5://proxy:1080", "scheme"),
+            ("socks4://proxy:1080", "scheme"),
             ("http://a b", "URL"),
             ("/proxy", "host"),
         ] {

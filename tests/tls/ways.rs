@@ -10,6 +10,7 @@ use super::World;
 use super::matrix::{Row, Table, run};
 use super::support::ca::Ca;
 use super::support::front::{Front, Proxy};
+use super::support::socks::Socks;
 
 #[tokio::test]
 async fn a_unix_socket_and_a_path_prefix_are_addresses() {
@@ -125,6 +126,60 @@ async fn a_proxy_of_the_environment_is_the_way_to_the_server() {
         Vec::<String>::new(),
         "none of them goes by the proxy"
     );
+    table.print();
+}
+
+#[tokio::test]
+async fn a_socks_proxy_is_a_way_to_the_server() {
+    let world = World::new(false).await;
+    let ca = Ca::new("ours");
+    let own = ca.server(&["vault.beyond.test"]);
+    let front = Front::tls(world.address(), "127.0.0.1:0", &own, None).await;
+    let http = vec![("vaultAddress", format!("http://{BEYOND}"))];
+    let address = ("vaultAddress", format!("https://{BEYOND}"));
+    let https = vec![address, ("vaultCACert", ca.pem.clone())];
+    let mut table = Table::default();
+    for (name, scheme, to, parameters) in [
+        ("HTTP_PROXY", "socks5", world.address(), &http),
+        ("HTTPS_PROXY", "socks5", front.address, &https),
+        ("https_proxy", "socks5h", front.address, &https),
+        ("VAULT_PROXY_ADDR", "socks5", front.address, &https),
+    ] {
+        let what = format!("{name}={scheme}://");
+        let told = (Code::Unavailable, "the proxy socks5");
+        let open = Socks::start(to, false).await;
+        let url = format!("{scheme}://{}", open.address);
+        let served = world.serve(&[], &[(name, &url)]).await;
+        table.good(&what, &world.mount(&served, parameters).await);
+        assert!(
+            open.asked().contains(&BEYOND.to_owned()),
+            "{:?}",
+            open.asked()
+        );
+        if name == "HTTP_PROXY" {
+            let bare = [("vaultAddress", "http://vault.beyond.test")];
+            table.good("no port", &world.mount(&served, &bare).await);
+            let port = "vault.beyond.test:80".to_owned();
+            assert!(open.asked().contains(&port), "{:?}", open.asked());
+        }
+        let gone = format!("{scheme}://127.0.0.1:9");
+        let served = world.serve(&[], &[(name, &gone)]).await;
+        let bad = world.mount(&served, parameters).await;
+        table.bad("the proxy is away", bad, told);
+
+        let closed = Socks::start(to, true).await;
+        let url = |user: &str| format!("{scheme}://{user}{}", closed.address);
+        let served = world.serve(&[], &[(name, &url("user:secret@"))]).await;
+        let what = format!("{what} with a password");
+        table.good(&what, &world.mount(&served, parameters).await);
+        let served = world.serve(&[], &[(name, &url("user:wrong@"))]).await;
+        let bad = world.mount(&served, parameters).await;
+        assert!(!format!("{bad:?}").contains("wrong"), "{bad:?}");
+        table.bad("another", bad, told);
+        let served = world.serve(&[], &[(name, &url(""))]).await;
+        let bad = world.mount(&served, parameters).await;
+        table.bad("without", bad, told);
+    }
     table.print();
 }
 
