@@ -231,8 +231,9 @@ fn redirected(location: &str) {
     let status = StatusCode::TEMPORARY_REDIRECT;
     match redirects.leads("https://vault:8200", &asked, status, &headers) {
         Ok(there) => {
-            let there = there.expect("it is a redirect");
-            let sent = uri(&there, "kv/app", &[]).expect("an address that was allowed");
+            let sent = there.and_then(|there| uri(&there, "kv/app", &[]).ok());
+            assert!(sent.is_some(), "{headers:?}: an address that is asked");
+            let sent = sent.unwrap_or_default();
             let host = sent.host().unwrap_or_default();
             let allowed = host == "vault" || host.ends_with(".vault.svc");
             assert!(allowed && sent.port_u16() == Some(8200), "{sent}");
