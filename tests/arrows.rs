@@ -20,7 +20,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ("spec", &[]),
     ("proxy", &[]),
     ("pattern", &[]),
-    // What a class may name, and where a redirect may lead: one rule, of two rooms that do not know each other.
+    // One rule for `policy` (what a class may name) and `vault` (where a redirect may lead).
     ("addresses", &["pattern"]),
     ("grant", &["clock", "redacted", "spec"]),
     ("params", &["redacted", "spec"]),
