@@ -33,7 +33,7 @@ use crate::registry::notice::Notices;
 use crate::registry::{self, Registry};
 use crate::service_account::TokenMinter;
 use crate::spec::VolumeId;
-use crate::vault::{self, Vault};
+use crate::vault::{self, Redirects, Vault};
 use crate::version_key::{self, VersionKey};
 
 /// Why the daemon cannot start.
@@ -332,6 +332,11 @@ fn vault_settings(config: &Config) -> vault::Settings {
         request_timeout: config.client_timeout.unwrap_or(usual.request_timeout),
         read_timeout: config.client_timeout.unwrap_or(usual.read_timeout),
         proxies: config.proxies.clone(),
+        redirects: Redirects {
+            follow: config.follow_redirects,
+            addresses: config.policy.addresses.clone(),
+        },
+        max_connection_age: config.max_connection_age,
         ..usual
     }
 }

@@ -87,6 +87,10 @@ pub struct Config {
     pub client_timeout: Option<Duration>,
     /// The proxies of the environment.
     pub proxies: Proxies,
+    /// Whether a server's redirect is followed.
+    pub follow_redirects: bool,
+    /// How old a connection to a server may grow before another takes its place.
+    pub max_connection_age: Duration,
     /// Whether pod tokens may be minted.
     pub token_request: TokenRequest,
     /// A kubeconfig in place of the cluster we run in.
@@ -154,7 +158,7 @@ impl Config {
     ) -> Result<Self, ConfigError> {
         let mut faults = flags.faults();
         let mut policy = flags.policy();
-        let mut notes: Vec<String> = environment.idle().collect();
+        let mut notes = environment.idle(&mut faults);
         if let Some(first) = left_out.first() {
             // The others may be anybody's secrets.
             let first = first.split('=').next().unwrap_or_default();
@@ -172,7 +176,8 @@ impl Config {
         let level = level(flags.log_level.as_deref(), flags.debug, &mut notes);
         let tls = flags.tls();
         let tls = environment::over(tls, environment.tls(&mut faults));
-        let client_timeout = environment.client_timeout(&mut faults);
+        let client_timeout = environment.client_timeout(&mut faults, &mut notes);
+        let follow_redirects = environment.follows_redirects(&mut faults);
         let proxies = environment.proxies(&mut faults);
         let tls = tls.unwrap_or_else(|fault| {
             faults.push(fault);
@@ -193,8 +198,8 @@ impl Config {
             auth_mount: flags.vault_mount,
             tls,
         };
+        policy.addresses.own = defaults.agent_address.clone().or(defaults.address.clone());
         policy.own = Own {
-            address: defaults.agent_address.clone().or(defaults.address.clone()),
             namespace: defaults.namespace.clone(),
             auth_mount: defaults.auth_mount.clone(),
             tls: defaults.tls.clone(),
@@ -236,6 +241,8 @@ impl Config {
             renew_rate: flags.renew_rate,
             client_timeout,
             proxies,
+            follow_redirects,
+            max_connection_age: flags.max_connection_age,
             token_request: flags.token_request,
             kubeconfig: flags.kubeconfig,
             node_name: environment.own("NODE_NAME"),

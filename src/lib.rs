@@ -16,6 +16,7 @@
 //! | [`paths`], [`pods`] | how we learn that a volume is gone |
 //! | [`params`] | strings to a typed request, once, with every fault told |
 //! | [`policy`] | what this installation lets a class choose |
+//! | [`addresses`], [`pattern`] | which servers this installation allows, and how that is written |
 //! | [`mount`] | the use case: claim, log in, read, render, hand over, undo |
 //! | [`vault`] | the client of the server |
 //! | [`render`] | replies to files and versions; pure |
@@ -28,6 +29,7 @@
 //! | [`metrics`], [`clock`], [`redacted`] | counters, time, secrets that cannot be printed |
 //! | `fuzzing` | what must hold of foreign bytes; built for tests and fuzzing alone |
 
+pub mod addresses;
 pub mod admin;
 pub mod app;
 pub mod check;
@@ -42,6 +44,7 @@ pub mod missing;
 pub mod mount;
 pub mod params;
 pub mod paths;
+pub mod pattern;
 pub mod pods;
 pub mod policy;
 pub mod provider;

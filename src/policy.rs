@@ -4,16 +4,17 @@
 //! Checked before anything is read or sent. What the daemon's own flags and environment set is always
 //! allowed, and without any `-allow-…` flag everything is, as with the incumbents.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::addresses::AllowedAddresses;
+use crate::pattern::Pattern;
 use crate::spec::{Method, MountSpec, Tls};
 
 /// The rules. Each is in force where its flag was given.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// `-allow-vault-address`: patterns of addresses.
-    pub addresses: Option<Vec<Pattern>>,
+    /// `-allow-vault-address`: patterns of addresses, besides the daemon's own.
+    pub addresses: AllowedAddresses,
     /// `-allow-namespace`: patterns of namespaces; the outermost one is `root`.
     pub namespaces: Option<Vec<Pattern>>,
     /// `-allow-auth-mount`: patterns of auth mounts.
@@ -31,8 +32,6 @@ pub struct Policy {
 /// The daemon's own settings: a class that names the same says nothing new.
 #[derive(Clone, Debug, Default)]
 pub struct Own {
-    /// The address.
-    pub address: Option<String>,
     /// The namespace.
     pub namespace: Option<String>,
     /// The auth mount.
@@ -40,10 +39,6 @@ pub struct Own {
     /// TLS settings.
     pub tls: Tls,
 }
-
-/// A text in which `*` stands for any run of characters but `/`, `:` and `@`, and `**` for any at all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern(String);
 
 /// A class wants what this installation's policy forbids.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,72 +52,6 @@ pub struct Violation {
     pub what: &'static str,
     /// Its value.
     pub value: String,
-}
-
-impl Pattern {
-    /// A pattern of its text.
-    #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(text.trim().to_owned())
-    }
-
-    /// Whether a text fits as a whole.
-    #[must_use]
-    pub fn fits(&self, text: &str) -> bool {
-        fits(self.0.as_bytes(), text.as_bytes())
-    }
-}
-
-impl fmt::Display for Pattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Linear in space, and in time but for the product of the two lengths: a tenant chooses the text.
-fn fits(pattern: &[u8], text: &[u8]) -> bool {
-    // Which prefixes of the pattern the text so far fits.
-    let mut here: Vec<bool> = vec![false; pattern.len() + 1];
-    if let Some(start) = here.first_mut() {
-        *start = true;
-    }
-    skip_stars(pattern, &mut here);
-    for byte in text {
-        let mut next = vec![false; pattern.len() + 1];
-        for (at, wanted) in pattern.iter().enumerate() {
-            if !here.get(at).copied().unwrap_or_default() {
-                continue;
-            }
-            let all = is_double(pattern, at);
-            let (to, fits) = match wanted {
-                b'*' => (at, all || !b"/:@".contains(byte)),
-                _ => (at + 1, wanted == byte),
-            };
-            if let Some(reached) = next.get_mut(to).filter(|_| fits) {
-                *reached = true;
-            }
-        }
-        skip_stars(pattern, &mut next);
-        here = next;
-    }
-    here.last().copied().unwrap_or_default()
-}
-
-/// A star may stand for nothing.
-fn skip_stars(pattern: &[u8], here: &mut [bool]) {
-    for (at, wanted) in pattern.iter().enumerate() {
-        if *wanted == b'*'
-            && here.get(at).copied().unwrap_or_default()
-            && let Some(after) = here.get_mut(at + 1)
-        {
-            *after = true;
-        }
-    }
-}
-
-fn is_double(pattern: &[u8], at: usize) -> bool {
-    let is_star = |at: Option<usize>| at.and_then(|at| pattern.get(at)) == Some(&b'*');
-    is_star(at.checked_sub(1)) || is_star(at.checked_add(1))
 }
 
 impl Policy {
@@ -141,10 +70,7 @@ impl Policy {
             patterns.is_some_and(|patterns| !patterns.iter().any(|pattern| pattern.fits(text)))
         };
         let address = spec.endpoint.address.as_str();
-        let own = self.own.address.as_deref().unwrap_or_default();
-        if !address.eq_ignore_ascii_case(own.trim_end_matches('/'))
-            && forbids(&self.addresses, address)
-        {
+        if !self.addresses.allow(address) {
             return Err(violation("-allow-vault-address", "vaultAddress", address));
         }
         let given = spec.endpoint.namespace.as_deref();

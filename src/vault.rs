@@ -13,7 +13,9 @@ mod error;
 pub mod fuzzing;
 mod gates;
 mod life;
+mod pools;
 mod read;
+mod redirect;
 mod request;
 mod room;
 mod tls;
@@ -27,9 +29,11 @@ use tracing::warn;
 
 use self::breaker::{Breakers, Sign};
 use self::gates::Gates;
+use self::pools::Pools;
 use self::room::Rooms;
 
 pub use self::error::{VaultError, VaultErrorKind};
+pub use self::redirect::Redirects;
 pub use self::room::Room;
 use self::transport::Transport;
 use crate::clock::{Clock, Moment};
@@ -55,6 +59,10 @@ pub struct Settings {
     pub health_timeout: Duration,
     /// What stands before addresses.
     pub proxies: Proxies,
+    /// Which redirects are followed.
+    pub redirects: Redirects,
+    /// How old a connection may grow before another is made in its place.
+    pub max_connection_age: Duration,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
 }
@@ -68,6 +76,8 @@ impl Default for Settings {
             mounts_in_flight: 64,
             health_timeout: Duration::from_secs(3),
             proxies: Proxies::default(),
+            redirects: Redirects::default(),
+            max_connection_age: Duration::from_secs(120),
             refresh: Duration::from_secs(3600),
         }
     }
@@ -107,9 +117,13 @@ impl Vault {
         Self(Arc::new(Inner {
             breakers: Breakers::new(settings.request_timeout, metrics.clone()),
             transport: Transport::new(
-                settings.connect_timeout,
                 settings.request_timeout,
-                settings.proxies.clone(),
+                settings.redirects.clone(),
+                Pools::new(
+                    settings.connect_timeout,
+                    settings.max_connection_age,
+                    settings.proxies.clone(),
+                ),
             ),
             gates: Gates::new(settings.mounts_in_flight),
             rooms: Rooms::new(),

@@ -19,18 +19,29 @@ const PLAN: &[(&str, &[&str])] = &[
     ("telemetry", &[]),
     ("spec", &[]),
     ("proxy", &[]),
+    ("pattern", &[]),
+    // One rule for `policy` (what a class may name) and `vault` (where a redirect may lead).
+    ("addresses", &["pattern"]),
     ("grant", &["clock", "redacted", "spec"]),
     ("params", &["redacted", "spec"]),
     ("render", &["clock", "grant", "redacted", "spec"]),
     (
         "vault",
-        &["clock", "grant", "metrics", "proxy", "redacted", "spec"],
+        &[
+            "addresses",
+            "clock",
+            "grant",
+            "metrics",
+            "proxy",
+            "redacted",
+            "spec",
+        ],
     ),
     (
         "registry",
         &["clock", "grant", "metrics", "redacted", "spec"],
     ),
-    ("policy", &["spec"]),
+    ("policy", &["addresses", "pattern", "spec"]),
     ("service_account", &["redacted", "spec"]),
     ("version_key", &["metrics", "redacted"]),
     ("paths", &["metrics", "registry", "spec"]),
@@ -66,7 +77,15 @@ const PLAN: &[(&str, &[&str])] = &[
     ("check", &["params", "spec"]),
     (
         "config",
-        &["params", "policy", "proxy", "spec", "telemetry"],
+        &[
+            "addresses",
+            "params",
+            "pattern",
+            "policy",
+            "proxy",
+            "spec",
+            "telemetry",
+        ],
     ),
     (
         "app",

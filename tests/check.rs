@@ -117,6 +117,45 @@ fn what_is_unwise_is_a_warning_and_counts_when_asked_to() {
 }
 
 #[test]
+fn a_part_of_the_path_that_is_added_anyway_is_a_warning() {
+    for (parameter, value, told) in [
+        ("vaultAddress", "https://vault:8200/v1/", "ends in /v1"),
+        ("vaultAddress", "https://vault:8200/ui", "ends in /ui"),
+        (
+            "vaultAuthMountPath",
+            "auth/kubernetes",
+            "the login goes to auth/auth/kubernetes/login",
+        ),
+        (
+            "vaultKubernetesMountPath",
+            "/kubernetes/login/",
+            "ends in /login",
+        ),
+    ] {
+        let class = format!(
+            "apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata: {{name: app}}
+spec:
+  provider: vault
+  parameters:
+    roleName: app
+    {parameter}: {value}
+    objects: |
+      - objectName: a
+        secretPath: secret/data/app
+"
+        );
+        let (code, found, _) = run(&["check", "-"], &class);
+        assert_eq!(code, 0, "{found}");
+        let is_placed = found.contains("-:8:") || parameter == "vaultKubernetesMountPath";
+        assert!(is_placed, "{found}");
+        assert!(found.contains(told), "{told}\nin\n{found}");
+        assert!(found.contains("0 errors, 1 warnings"), "{found}");
+    }
+}
+
+#[test]
 fn other_providers_lists_and_the_drivers_object_are_known() {
     let list = "
 apiVersion: v1

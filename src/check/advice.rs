@@ -34,6 +34,30 @@ pub fn of_class(spec: &MountSpec) -> Vec<(About<'_>, String)> {
         );
         found.push((About::Parameter("vaultAddress"), text));
     }
+    for (end, why) in [
+        (
+            "/v1",
+            "which is added to it: leave it out, or each call asks for /v1/v1/…",
+        ),
+        ("/ui", "where the server's web pages are: leave it out"),
+    ] {
+        if address.ends_with(end) {
+            let text = format!("vaultAddress: {address} ends in {end}, {why}");
+            found.push((About::Parameter("vaultAddress"), text));
+        }
+    }
+    let mount = &spec.login.mount;
+    for (is_there, which) in [
+        (mount.starts_with("auth/"), "begins with auth/"),
+        (mount.ends_with("/login"), "ends in /login"),
+    ] {
+        if is_there {
+            let text = format!(
+                "vaultAuthMountPath: {mount} {which}, which is added to it: leave it out, or the login goes to auth/{mount}/login"
+            );
+            found.push((About::Parameter("vaultAuthMountPath"), text));
+        }
+    }
     let mut keys: BTreeMap<&Request, Vec<(&str, &str)>> = BTreeMap::new();
     for object in &spec.objects {
         let key = match &object.selector {

@@ -18,10 +18,6 @@ const IDLE: &[(&str, &str)] = &[
         "RATE_LIMIT",
         "-renew-rate and -renew-concurrency bound what an address gets",
     ),
-    (
-        "SRV_LOOKUP",
-        "addresses are not looked up by SRV records; name host and port",
-    ),
     ("HEADERS", "no header but the protocol's is sent"),
     (
         "TOKEN",
@@ -74,13 +70,7 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         let ca_file = file("CACERT");
         // Their client takes the first of these three that there is.
         let ca_pem = self.variable("CACERT_BYTES").filter(|_| ca_file.is_none());
-        let skip_verify = match self.named("SKIP_VERIFY") {
-            None => false,
-            Some((name, value)) => arguments::boolean(&value).unwrap_or_else(|fault| {
-                faults.push(format!("{name}: {fault}"));
-                false
-            }),
-        };
+        let skip_verify = self.switch("SKIP_VERIFY", faults);
         let tls = Tls {
             ca_pem,
             ca_file,
@@ -96,13 +86,22 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         tls
     }
 
-    /// How long a reply is waited for (`VAULT_CLIENT_TIMEOUT`): seconds, or a duration of Go's.
-    pub fn client_timeout(&self, faults: &mut Vec<String>) -> Option<Duration> {
+    /// How long a reply is waited for (`VAULT_CLIENT_TIMEOUT`): seconds, days, or a duration of Go's.
+    pub fn client_timeout(
+        &self,
+        faults: &mut Vec<String>,
+        notes: &mut Vec<String>,
+    ) -> Option<Duration> {
         let (name, value) = self.named("CLIENT_TIMEOUT")?;
-        let seconds = value.parse().map(Duration::from_secs);
-        match seconds.or_else(|_| duration::parse(&value)) {
+        match duration::timeout(&value) {
             // As for the incumbents: zero is none.
-            Ok(timeout) => Some(timeout).filter(|timeout| !timeout.is_zero()),
+            Ok(Some(timeout)) => Some(timeout).filter(|timeout| !timeout.is_zero()),
+            Ok(None) => {
+                notes.push(format!(
+                    "{name}={value} has no effect: a reply is never waited for without limit; give a positive duration"
+                ));
+                None
+            }
             Err(fault) => {
                 faults.push(format!("{name}: {fault}"));
                 None
@@ -110,32 +109,69 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         }
     }
 
+    /// Whether a server's redirect is followed (`VAULT_DISABLE_REDIRECTS`).
+    pub fn follows_redirects(&self, faults: &mut Vec<String>) -> bool {
+        !self.switch("DISABLE_REDIRECTS", faults)
+    }
+
+    /// A boolean of Go's; false where it is not set.
+    fn switch(&self, name: &str, faults: &mut Vec<String>) -> bool {
+        let Some((name, value)) = self.named(name) else {
+            return false;
+        };
+        arguments::boolean(&value).unwrap_or_else(|fault| {
+            faults.push(format!("{name}: {fault}"));
+            false
+        })
+    }
+
     /// The proxies, as Go's clients read them: the first of both spellings that is not empty.
     pub fn proxies(&self, faults: &mut Vec<String>) -> Proxies {
         let either = |name: &str| {
-            self.own(name)
-                .or_else(|| self.own(&name.to_ascii_lowercase()))
+            let small = name.to_ascii_lowercase();
+            let names = [name.to_owned(), small];
+            names
+                .into_iter()
+                .find_map(|name| self.own(&name).map(|value| (name, value)))
         };
         let said = Said {
             every: self
-                .variable("PROXY_ADDR")
-                .or_else(|| self.variable("HTTP_PROXY")),
+                .named("PROXY_ADDR")
+                .or_else(|| self.named("HTTP_PROXY")),
             http: either("HTTP_PROXY"),
             https: either("HTTPS_PROXY"),
             none: either("NO_PROXY"),
         };
+        // What a web server sets from a request's header must not become a proxy (go.dev/s/cgihttpproxy).
+        if let (None, Some((name, _)), Some(_)) =
+            (&said.every, &said.http, self.own("REQUEST_METHOD"))
+        {
+            faults.push(format!(
+                "{name} is not used where REQUEST_METHOD is set, as for a CGI program: leave one of them out"
+            ));
+        }
         Proxies::new(said).unwrap_or_else(|fault| {
-            faults.push(format!("the proxy of the environment {fault}"));
+            faults.push(fault);
             Proxies::default()
         })
     }
 
     /// What is set and does nothing here, to be said once.
-    pub fn idle(&self) -> impl Iterator<Item = String> {
-        IDLE.iter().filter_map(|(name, why)| {
+    pub fn idle(&self, faults: &mut Vec<String>) -> Vec<String> {
+        let idle = IDLE.iter().filter_map(|(name, why)| {
             let (name, _) = self.named(name)?;
             Some(format!("{name} has no effect: {why}"))
-        })
+        });
+        let mut notes: Vec<String> = idle.collect();
+        // Switched off, it asks for nothing.
+        if self.switch("SRV_LOOKUP", faults)
+            && let Some((name, _)) = self.named("SRV_LOOKUP")
+        {
+            notes.push(format!(
+                "{name} has no effect: addresses are not looked up by SRV records; name host and port"
+            ));
+        }
+        notes
     }
 }
 

@@ -8,8 +8,10 @@ use clap::{Parser, ValueEnum};
 use tracing::level_filters::LevelFilter;
 
 use super::{arguments, duration};
+use crate::addresses::AllowedAddresses;
 use crate::params::Flavour;
-use crate::policy::{Own, Pattern, Policy};
+use crate::pattern::Pattern;
+use crate::policy::{Own, Policy};
 use crate::spec::{Method, Tls};
 
 /// Whether pod tokens may be minted.
@@ -152,6 +154,9 @@ pub struct Flags {
     /// second of their TTL
     #[arg(long, default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
     pub renew_rate: u32,
+    /// How old a connection to a server may grow before another is made in its place
+    #[arg(long, value_parser = duration::parse, default_value = "2m")]
+    pub max_connection_age: Duration,
     /// Whether a pod's token may be minted where the driver sent none
     #[arg(long, value_enum, default_value = "auto")]
     pub token_request: TokenRequest,
@@ -202,7 +207,10 @@ impl Flags {
             Some(given.map(|text| Pattern::new(text)).collect())
         };
         Policy {
-            addresses: patterns(&self.allow_vault_address),
+            addresses: AllowedAddresses {
+                own: None,
+                patterns: patterns(&self.allow_vault_address),
+            },
             namespaces: patterns(&self.allow_namespace),
             auth_mounts: patterns(&self.allow_auth_mount),
             methods: self.allow_method.clone(),

@@ -331,6 +331,81 @@ fn what_means_nothing_any_more_is_said_once() {
 }
 
 #[test]
+fn any_duration_of_gos_is_a_client_timeout() {
+    let timeout = |value| served(&[], &[("VAULT_CLIENT_TIMEOUT", value)]).client_timeout;
+    assert_eq!(timeout("1.5m"), Some(Duration::from_secs(90)));
+    assert_eq!(timeout("1d"), Some(Duration::from_secs(86400)));
+    assert_eq!(timeout("0"), None, "zero is the default, as for theirs");
+    let negative = served(&[], &[("BAO_CLIENT_TIMEOUT", "-1s")]);
+    assert_eq!(negative.client_timeout, None);
+    assert!(negative.notes[0].contains("BAO_CLIENT_TIMEOUT=-1s has no effect"));
+}
+
+#[test]
+fn redirects_are_followed_unless_a_variable_says_otherwise() {
+    let follow = |name, value| served(&[], &[(name, value)]).follow_redirects;
+    assert!(served(&[], &[]).follow_redirects);
+    assert!(follow("VAULT_DISABLE_REDIRECTS", "f"));
+    assert!(!follow("VAULT_DISABLE_REDIRECTS", "T"));
+    assert!(!follow("BAO_DISABLE_REDIRECTS", "1"));
+    let fault = read(&[], &[("VAULT_DISABLE_REDIRECTS", "no")])
+        .err()
+        .unwrap();
+    assert!(fault.to_string().contains("VAULT_DISABLE_REDIRECTS: "));
+}
+
+#[test]
+fn a_lookup_that_is_switched_off_is_not_said_to_have_no_effect() {
+    let notes = served(&[], &[("VAULT_SRV_LOOKUP", "false")]).notes;
+    assert!(notes.is_empty(), "{notes:?}");
+    assert!(read(&[], &[("VAULT_SRV_LOOKUP", "maybe")]).is_err());
+}
+
+/// What Go makes of these: `tests/recorded/proxies.json`.
+#[test]
+fn the_environment_names_the_proxies_that_it_names_to_go() {
+    let recorded = std::fs::read_to_string("tests/recorded/proxies.json").unwrap();
+    let recorded: serde_json::Value = serde_json::from_str(&recorded).unwrap();
+    let mut refused = Vec::new();
+    for row in recorded["environments"].as_array().unwrap() {
+        let given = row["environment"].as_object().unwrap();
+        let environment: Vec<(&str, &str)> = given
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str().unwrap()))
+            .collect();
+        let Ok(Command::Serve(config)) = read(&[], &environment) else {
+            refused.push(row["https"].as_str().unwrap().to_owned());
+            continue;
+        };
+        for scheme in ["http", "https"] {
+            let uri = format!("{scheme}://vault.test/").parse().unwrap();
+            let before = config.proxies.before(&uri);
+            let ours = before.map_or_else(String::new, |proxy| {
+                proxy.uri().authority().unwrap().to_string()
+            });
+            let theirs = row[scheme].as_str().unwrap();
+            let theirs = theirs.split_once("://").map_or("", |(_, rest)| rest);
+            let theirs = theirs.trim_end_matches('/').rsplit('@').next().unwrap();
+            assert_eq!(ours, theirs, "{environment:?}: {scheme}");
+        }
+    }
+    let expected = [
+        // No host of this name, or none at all: Go fails at each request, or goes past the proxy.
+        "http:////a:1",
+        "",
+        // Asked by another protocol than http or SOCKS.
+        "https://a:1",
+        "ftp://a:1",
+        "http://http://",
+        "http://http://a%20b",
+        "http://http://a:x",
+        // A CGI program's.
+        "http://b:1",
+    ];
+    assert_eq!(refused, expected);
+}
+
+#[test]
 fn the_version_is_printed() {
     for (flags, part) in [
         (&["-version"][..], "{\"major\":\""),

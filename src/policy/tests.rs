@@ -117,11 +117,14 @@ fn each_rule_forbids_what_it_does_not_name() {
     type Row = (fn(&mut Policy), Option<&'static str>);
     let table: [Row; 12] = [
         (
-            |policy| policy.addresses = patterns(&["https://other:8200"]),
+            |policy| policy.addresses.patterns = patterns(&["https://other:8200"]),
             Some("-allow-vault-address"),
         ),
         (
-            |policy| policy.addresses = patterns(&["https://other:8200", "https://vault.*:8200"]),
+            |policy| {
+                policy.addresses.patterns =
+                    patterns(&["https://other:8200", "https://vault.*:8200"])
+            },
             None,
         ),
         (
@@ -148,8 +151,8 @@ fn each_rule_forbids_what_it_does_not_name() {
         (|policy| policy.forbid_skip_verify = true, None),
         (
             |policy| {
-                policy.addresses = patterns(&[]);
-                policy.own.address = Some("HTTPS://vault.example:8200/".to_owned());
+                policy.addresses.patterns = patterns(&[]);
+                policy.addresses.own = Some("HTTPS://vault.example:8200/".to_owned());
             },
             None,
         ),

@@ -87,7 +87,7 @@ fn code_of_vault(kind: Kind) -> Final {
         Kind::Denied | Kind::Refused => Final::PermissionDenied,
         Kind::Missing | Kind::Empty => Final::NotFound,
         Kind::Unsupported | Kind::Settings => Final::InvalidArgument,
-        Kind::TooLarge => Final::FailedPrecondition,
+        Kind::TooLarge | Kind::Redirected => Final::FailedPrecondition,
         Kind::Sealed
         | Kind::Unreachable
         | Kind::Interrupted

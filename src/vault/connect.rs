@@ -1,4 +1,4 @@
-//! How a connection comes about: over TCP, through a proxy, or to a Unix socket.
+//! How a connection comes about: over TCP, through a proxy of HTTP or SOCKS, or to a Unix socket.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -8,9 +8,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
@@ -33,6 +34,8 @@ enum Way {
     Forward(HttpConnector, Uri),
     /// https: the proxy makes a way through for TLS, which ends at the server alone.
     Tunnel(Tunnel<HttpConnector>, Uri),
+    /// The proxy makes a way through for anything. It looks the server's name up, as for Go's client.
+    Socks(SocksV5<HttpConnector>, Uri),
     Unix(Arc<Path>),
 }
 
@@ -68,6 +71,17 @@ impl Connector {
             return (Self(Way::Tcp(tcp)), None);
         };
         let (at, auth) = (proxy.uri().clone(), proxy.basic_auth().cloned());
+        if at
+            .scheme_str()
+            .is_some_and(|scheme| scheme.starts_with("socks5"))
+        {
+            let socks = SocksV5::new(with_port(&at, 1080), tcp);
+            let socks = match proxy.raw_auth() {
+                Some((user, password)) => socks.with_auth(user.to_owned(), password.to_owned()),
+                None => socks,
+            };
+            return (Self(Way::Socks(socks, at)), None);
+        }
         if !address.starts_with("https:") {
             return (Self(Way::Forward(tcp, at)), auth);
         }
@@ -103,6 +117,17 @@ impl Service<Uri> for Connector {
                     Ok(stream) => Ok(Stream::tcp(stream, false)),
                     Err(error) => Err(by(proxy, error)),
                 },
+                Way::Socks(mut socks, proxy) => {
+                    let implied = if server.scheme() == Some(&Scheme::HTTP) {
+                        80
+                    } else {
+                        443
+                    };
+                    match socks.call(with_port(&server, implied)).await {
+                        Ok(stream) => Ok(Stream::tcp(stream, false)),
+                        Err(error) => Err(by(proxy, error)),
+                    }
+                }
                 Way::Unix(path) => match UnixStream::connect(&path).await {
                     Ok(stream) => Ok(Stream {
                         io: TokioIo::new(Either::Right(stream)),
@@ -116,6 +141,18 @@ impl Service<Uri> for Connector {
             }
         })
     }
+}
+
+/// A URI with the port that it implies: the connector of SOCKS takes 80 for every proxy's, and 443 for every
+/// server's.
+fn with_port(uri: &Uri, implied: u16) -> Uri {
+    let host = match uri.port_u16() {
+        None => uri.host(),
+        Some(_) => None,
+    };
+    let scheme = uri.scheme_str().unwrap_or_default();
+    let named = host.and_then(|host| format!("{scheme}://{host}:{implied}/").parse().ok());
+    named.unwrap_or_else(|| uri.clone())
 }
 
 fn by(proxy: Uri, error: impl Into<BoxError>) -> BoxError {
@@ -181,5 +218,23 @@ impl Write for Stream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_that_is_not_named_is_the_schemes() {
+        for (uri, implied, named) in [
+            ("http://vault/v1/x", 80, "http://vault:80/"),
+            ("https://[::1]/", 443, "https://[::1]:443/"),
+            ("socks5://proxy", 1080, "socks5://proxy:1080/"),
+            ("http://vault:8200/", 80, "http://vault:8200/"),
+        ] {
+            let uri: Uri = uri.parse().unwrap();
+            assert_eq!(with_port(&uri, implied).to_string(), named);
+        }
     }
 }

@@ -52,6 +52,8 @@ pub enum VaultErrorKind {
     TooLarge,
     /// Something answered that is no Vault.
     NotVault,
+    /// The server redirects to where it is not followed.
+    Redirected,
 }
 
 /// A failed call.
@@ -141,6 +143,7 @@ impl VaultError {
             SendError::TimedOut(_) => VaultErrorKind::TimedOut,
             SendError::Untrusted(_) => VaultErrorKind::Untrusted,
             SendError::Crowded(_) => VaultErrorKind::Away,
+            SendError::Redirected(_) => VaultErrorKind::Redirected,
         };
         Self::new(kind, asked, error.to_string())
     }
@@ -235,10 +238,41 @@ impl VaultError {
         self.0.retry_after
     }
 
+    /// The usual mistakes that make a right path a wrong one, where this call bears their marks: the server
+    /// answers them as it answers a missing path or a missing policy.
+    fn mistake(&self) -> Option<&'static str> {
+        use VaultErrorKind as Kind;
+        let may_be = matches!(
+            self.0.kind,
+            Kind::Missing | Kind::Denied | Kind::Refused | Kind::Unsupported | Kind::NotVault
+        );
+        if !may_be {
+            return None;
+        }
+        if self.0.address.ends_with("/v1") {
+            return Some("`vaultAddress` ends in /v1, which is added to it: leave it out");
+        }
+        if self.0.address.ends_with("/ui") {
+            return Some("`vaultAddress` ends in /ui, where the web pages are: leave it out");
+        }
+        let mount = self.0.call.strip_prefix("login POST auth/")?;
+        if mount.starts_with("auth/") {
+            return Some(
+                "`vaultAuthMountPath` begins with auth/, which is added to it: leave it out",
+            );
+        }
+        mount
+            .ends_with("/login/login")
+            .then_some("`vaultAuthMountPath` ends in /login, which is added to it: leave it out")
+    }
+
     fn advice(&self) -> &'static str {
         use VaultErrorKind as Kind;
         let login = self.0.call.starts_with("login ");
         match self.0.kind {
+            Kind::Missing if login => {
+                "check the auth mount (`vaultAuthMountPath`, without auth/ before it), the namespace, and that the address is the server's own, without /v1"
+            }
             Kind::Denied if login => {
                 "check the auth mount's path (a mistyped one looks like this), the role's bound service accounts, namespaces and audience, and that the server reaches this cluster's API server"
             }
@@ -268,6 +302,7 @@ impl VaultError {
             Kind::Throttled => "raise the server's rate limit for this node; kubelet tries again",
             Kind::Server => "see the server's log; kubelet tries again",
             Kind::TooLarge => "ask for less, by `secretKey` or another path",
+            Kind::Redirected => "nothing was sent there",
             Kind::NotVault => "check that the address is the API of a Vault or OpenBao",
         }
     }
@@ -288,6 +323,9 @@ impl fmt::Display for VaultError {
             write!(f, "{}…: ", self.0.text.get(..cut).unwrap_or_default())?;
         } else if !self.0.text.is_empty() {
             write!(f, "{}: ", self.0.text)?;
+        }
+        if let Some(mistake) = self.mistake() {
+            write!(f, "{mistake}; else ")?;
         }
         f.write_str(self.advice())
     }
@@ -335,3 +373,6 @@ fn clean(text: &str) -> String {
         .collect();
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
+
+#[cfg(test)]
+mod tests;

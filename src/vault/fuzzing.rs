@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
+use http::StatusCode;
+use http::header::{HeaderMap, HeaderValue, LOCATION};
 use percent_encoding::percent_decode_str;
 
 use super::api;
 use super::classify;
 use super::error::VaultError;
 use super::read;
+use super::redirect::Redirects;
 use super::request::uri;
 use super::transport::Reply;
+use crate::addresses::{AllowedAddresses, Pattern};
 use crate::clock::Moment;
 use crate::grant::timing::Life;
 use crate::grant::{Grant, Keep, Renewal};
@@ -192,6 +196,7 @@ pub fn address(text: &str) {
             "{text:?}"
         );
     }
+    redirected(text);
     let query = [(text.to_owned(), text.to_owned())];
     if let Ok(sent) = uri("https://vault:8200", text, &query) {
         assert_eq!(
@@ -203,5 +208,46 @@ pub fn address(text: &str) {
         let given: Vec<&str> = sent.query().unwrap_or_default().split(['=', '&']).collect();
         let whole = |part: &&str| percent_decode_str(part).decode_utf8_lossy() == text;
         assert!(given.len() == 2 && given.iter().all(whole), "{text:?}");
+    }
+}
+
+/// A redirect's target, which may be anybody's: we go to an allowed server, over https, for the same path, or
+/// nowhere.
+fn redirected(location: &str) {
+    let redirects = Redirects {
+        follow: true,
+        addresses: AllowedAddresses {
+            own: Some("https://vault:8200".to_owned()),
+            patterns: Some(vec![Pattern::new("https://*.vault.svc:8200")]),
+        },
+    };
+    let (Ok(asked), Ok(location)) = (
+        uri("https://vault:8200", "kv/app", &[]),
+        HeaderValue::from_str(location),
+    ) else {
+        return;
+    };
+    let headers = HeaderMap::from_iter([(LOCATION, location)]);
+    let status = StatusCode::TEMPORARY_REDIRECT;
+    match redirects.leads("https://vault:8200", &asked, status, &headers) {
+        Ok(there) => {
+            let sent = there.and_then(|there| uri(&there, "kv/app", &[]).ok());
+            assert!(sent.is_some(), "{headers:?}: an address that is asked");
+            let sent = sent.unwrap_or_default();
+            let host = sent.host().unwrap_or_default();
+            let allowed = host == "vault" || host.ends_with(".vault.svc");
+            assert!(allowed && sent.port_u16() == Some(8200), "{sent}");
+            assert_eq!(sent.scheme_str(), Some("https"), "{sent}");
+            assert_eq!(sent.path(), "/v1/kv/app", "{sent}");
+            assert!(
+                sent.authority()
+                    .is_some_and(|it| !it.as_str().contains('@'))
+            );
+        }
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.chars().any(char::is_control), "{text:?}");
+            assert!(text.chars().count() < 1000, "{text:?}");
+        }
     }
 }

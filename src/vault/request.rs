@@ -1,8 +1,8 @@
-//! A call as an HTTP request: its URI, each part encoded once, its headers, and where a redirect leads.
+//! A call as an HTTP request: its URI, each part encoded once, and its headers.
 
 use bytes::Bytes;
 use http::Uri;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http_body_util::Full;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -98,40 +98,6 @@ pub fn uri(address: &str, path: &str, query: &[(String, String)]) -> Result<Uri,
             "the address {address:?} needs http:// or https:// and a host, or unix:// and a path"
         )))
     }
-}
-
-pub fn redirected(
-    from: &Uri,
-    response: &http::Response<hyper::body::Incoming>,
-) -> Result<Uri, SendError> {
-    let unusable = |why: &str| {
-        SendError::Unreachable(format!(
-            "the server redirects, but {why}; it is not followed"
-        ))
-    };
-    let target = response
-        .headers()
-        .get(LOCATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.parse::<Uri>().ok())
-        .ok_or_else(|| unusable("names no place"))?;
-    match (from.scheme_str(), target.scheme_str()) {
-        (Some("https"), Some("https")) => Ok(target),
-        (_, None) => Err(unusable("not to a whole address")),
-        // The token goes with it, and anybody on the way may have written the answer.
-        _ => Err(unusable(
-            "from or to plain http; give the active server's address, or https",
-        )),
-    }
-}
-
-pub fn address_of(uri: &Uri) -> String {
-    let authority = uri.authority().map(ToString::to_string);
-    format!(
-        "{}://{}",
-        uri.scheme_str().unwrap_or_default(),
-        authority.unwrap_or_default()
-    )
 }
 
 #[cfg(test)]

@@ -1,55 +1,38 @@
-//! Our own HTTP transport: one connection pool per address and TLS setting, shared by all tokens, with
-//! HTTP/2 where the server offers it.
+//! Our own HTTP transport, with HTTP/2 where the server offers it.
 //!
-//! It sends a request once. A login or a leased read that may have reached the server is never repeated
-//! here: the repetition would leave a token or a credential that nobody knows.
+//! It sends a request once. A login or a leased read that a server may have processed is never repeated
+//! here: the repetition would leave a token or a credential that nobody knows. One that was not written,
+//! or that a server has refused to process, goes to a new connection.
 
-use std::collections::HashMap;
 use std::mem;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
+use http::header::{PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::uri::Scheme;
-use http::{Method, StatusCode};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Body as _;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls_pki_types::ServerName;
+use http::{Method, StatusCode, Uri};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
-use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::connect::Connector;
+use super::pools::{Pool, Pools};
+use super::redirect::{self, Redirects};
 use super::room::{self, Room};
 use super::{request, tls};
-use crate::proxy::Proxies;
 use crate::redacted::{Secret, SecretBytes};
-use crate::spec::{Endpoint, Tls};
+use crate::spec::Endpoint;
 
 /// The largest reply that is read.
 pub const LARGEST_REPLY: usize = 4 * 1024 * 1024;
-/// Settings that no Mount has used for this many others are forgotten with their connections.
-const POOLS: usize = 256;
-
 /// Connections that are tried for a request that none of them has taken. A server that wants another client
 /// certificate ends each after the handshake, and says why only to a request that was on its way by then.
 const CONNECTIONS: u32 = 3;
 
-/// What one reply, and all of a connection, may have on the way unread, in bytes: room for more replies than
-/// there are places at an address.
-const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
-
-/// The connections to one address under one set of TLS settings.
-struct Pool {
-    client: Client<HttpsConnector<Connector>, Full<Bytes>>,
-    /// What a proxy wants to see in each request.
-    proxy_authorization: Option<HeaderValue>,
-}
+/// From this age on a pool is replaced when a reply says that its server does not serve, and when one says
+/// nothing of the kind but may have the same cause: it is late, or comes from a standby.
+const AGE_WHEN_DOWN: Duration = Duration::from_secs(1);
+const AGE_WHEN_UNCLEAR: Duration = Duration::from_secs(10);
 
 /// One call.
 pub struct Call<'a> {
@@ -91,6 +74,9 @@ pub enum SendError {
     /// No reply in time.
     #[error("no reply within {0:?}")]
     TimedOut(Duration),
+    /// The server redirects, and it is not followed.
+    #[error("{0}")]
+    Redirected(String),
     /// The reply is too large, or all of a Mount's are.
     #[error("{what} larger than {limit} bytes")]
     TooLarge {
@@ -104,163 +90,119 @@ pub enum SendError {
     Crowded(Duration),
 }
 
-/// The pools.
+/// Sends calls, by the pools.
 pub struct Transport {
-    connect_timeout: Duration,
     request_timeout: Duration,
-    proxies: Proxies,
-    pools: Mutex<HashMap<(String, Tls), Made>>,
-}
-
-/// A pool, and the state of the files that it was made of.
-struct Made {
-    pool: Arc<Pool>,
-    files: Vec<(u64, u64, u64, i64)>,
+    redirects: Redirects,
+    pools: Pools,
 }
 
 impl Transport {
-    pub fn new(connect_timeout: Duration, request_timeout: Duration, proxies: Proxies) -> Self {
+    pub fn new(request_timeout: Duration, redirects: Redirects, pools: Pools) -> Self {
         Self {
-            connect_timeout,
             request_timeout,
-            proxies,
-            pools: Mutex::new(HashMap::new()),
+            redirects,
+            pools,
         }
     }
 
-    /// Sends once. A redirect (a standby that names its leader) is followed once, from https to https
-    /// alone, and the token goes with it; the leader's certificate is checked by the same CA.
+    /// Sends once. A redirect (a standby that names its leader, an ingress that names https) is followed
+    /// once, where `redirect.rs` allows it: with method, body and token, under the same TLS settings.
     pub async fn send(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Reply, SendError> {
-        let uri = request::uri(&endpoint.address, call.path, call.query)?;
-        let pool = self.pool(&endpoint.address, &endpoint.tls)?;
         let patience = call.patience.unwrap_or(self.request_timeout);
-        let exchange = async {
-            let response = once(&pool, request::of(endpoint, call, &uri)?).await?;
-            if response.status() != StatusCode::TEMPORARY_REDIRECT {
-                return Ok(response);
-            }
-            let target = request::redirected(&uri, &response)?;
-            // Another host, perhaps, so another pool: its name is checked by the same CA.
-            let leader = request::address_of(&target);
-            let pool = self.pool(&leader, &endpoint.tls)?;
-            once(&pool, request::of(endpoint, call, &target)?).await
-        };
         let until = Instant::now() + patience;
-        let response = tokio::time::timeout_at(until, exchange).await;
-        let response = response.unwrap_or(Err(SendError::TimedOut(patience)))?;
-        read(response, until, patience, call.room).await
+        let exchange = tokio::time::timeout_at(until, self.exchange(endpoint, call)).await;
+        let Ok(response) = exchange else {
+            // The node at the end of the connection may be the one that hangs.
+            let (address, settings) = (&endpoint.address, &endpoint.tls);
+            self.pools.retire_older(address, settings, AGE_WHEN_UNCLEAR);
+            return Err(SendError::TimedOut(patience));
+        };
+        let (pool, response) = response?;
+        let reply = read(response, until, patience, call.room).await;
+        // A pool that was replaced meanwhile lives until its last reply was read.
+        drop(pool);
+        reply
     }
 
-    fn pool(&self, address: &str, settings: &Tls) -> Result<Arc<Pool>, SendError> {
-        let key = (address.to_owned(), settings.clone());
-        let locked = || self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = tls::fingerprint(settings);
-        let known = locked().get(&key).map(|made| {
-            let is_current = made.files == files;
-            (Arc::clone(&made.pool), is_current)
-        });
-        if let Some((pool, true)) = known {
-            return Ok(pool);
+    async fn exchange(
+        &self,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+    ) -> Result<(Arc<Pool>, http::Response<Incoming>), SendError> {
+        let address = &endpoint.address;
+        let uri = request::uri(address, call.path, call.query)?;
+        let (pool, response) = self.ask(address, endpoint, call, &uri).await?;
+        let (status, headers) = (response.status(), response.headers());
+        let Some(target) = self.redirects.leads(address, &uri, status, headers)? else {
+            return Ok((pool, response));
+        };
+        // It may be a leader no more.
+        self.pools
+            .retire_older(address, &endpoint.tls, AGE_WHEN_UNCLEAR);
+        let uri = request::uri(&target, call.path, call.query)?;
+        let (pool, response) = self.ask(&target, endpoint, call, &uri).await?;
+        match response.status().is_redirection() {
+            true => Err(redirect::again(response.status(), response.headers())),
+            false => Ok((pool, response)),
         }
-        // Files are read here: not while others wait for the lock.
-        let pool = match (self.connect(address, settings), known) {
-            (Ok(pool), _) => Arc::new(pool),
-            // Caught in the middle of their rotation: what is known serves until they can be read.
-            (Err(error), Some((pool, _))) => {
-                warn!(address, %error, "rotated TLS files cannot be used yet; those of before serve on");
-                return Ok(pool);
+    }
+
+    /// Sends a request, again where no server has processed it.
+    async fn ask(
+        &self,
+        address: &str,
+        endpoint: &Endpoint,
+        call: &Call<'_>,
+        uri: &Uri,
+    ) -> Result<(Arc<Pool>, http::Response<Incoming>), SendError> {
+        let mut tried = 0;
+        let (pool, response) = loop {
+            let pool = self.pools.get(address, &endpoint.tls)?;
+            let mut request = request::of(endpoint, call, uri)?;
+            if let Some(value) = &pool.proxy_authorization {
+                let headers = request.headers_mut();
+                headers.insert(PROXY_AUTHORIZATION, value.clone());
             }
-            (Err(error), None) => return Err(error),
-        };
-        let mut pools = locked();
-        if pools.len() >= POOLS {
-            // Tenants choose addresses: their number is bounded, and a pool is cheap to make again.
-            pools.clear();
-        }
-        let made = Made {
-            pool: Arc::clone(&pool),
-            files,
-        };
-        pools.insert(key, made);
-        Ok(pool)
-    }
-
-    fn connect(&self, address: &str, settings: &Tls) -> Result<Pool, SendError> {
-        let (connector, proxy_authorization) =
-            Connector::new(address, &self.proxies, self.connect_timeout);
-        // Plain http uses no certificate: none is read, and a missing file is no fault.
-        let config = if address.starts_with("https:") {
-            tls::config(settings).map_err(|error| SendError::Settings(error.to_string()))?
-        } else {
-            tls::unused().map_err(|error| SendError::Settings(error.to_string()))?
-        };
-        let builder = HttpsConnectorBuilder::new()
-            .with_tls_config(config)
-            .https_or_http();
-        let connector = match &settings.server_name {
-            Some(name) => {
-                let name = ServerName::try_from(name.clone()).map_err(|_| {
-                    SendError::Settings(format!(
-                        "vaultTLSServerName {name:?} is no DNS name or IP address"
-                    ))
-                })?;
-                builder
-                    .with_server_name_resolver(FixedServerNameResolver::new(name))
-                    .enable_all_versions()
-                    .wrap_connector(connector)
+            tried += 1;
+            let error = match pool.client.request(request).await {
+                Ok(response) => break (pool, response),
+                Err(error) => error,
+            };
+            let (unsent, unprocessed) = (is_unsent(&error), is_unprocessed(&error));
+            if unprocessed {
+                self.pools.retire(address, &endpoint.tls, &pool);
             }
-            None => builder.enable_all_versions().wrap_connector(connector),
+            if (unsent || unprocessed) && tried < CONNECTIONS {
+                continue;
+            }
+            let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
+            return Err(match (unsent, unprocessed) {
+                (true, _) if is_tls => SendError::Untrusted(format!(
+                    "the server ends each connection after the handshake, as one does that does not accept our client certificate or asks for one: {}",
+                    causes(&error)
+                )),
+                (true, _) | (_, true) => SendError::Unreachable(causes(&error)),
+                _ => broken(&error),
+            });
         };
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(60))
-            // A dead connection would be handed out again until TCP itself gives up.
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .http2_keep_alive_timeout(Duration::from_secs(5))
-            // Replies that wait for room must not fill the connection before the others.
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            // Repeats only what was not written yet: a pooled connection that the server closed.
-            .retry_canceled_requests(true)
-            .build(connector);
-        Ok(Pool {
-            client,
-            proxy_authorization,
-        })
-    }
-}
-
-async fn once(
-    pool: &Pool,
-    mut request: http::Request<Full<Bytes>>,
-) -> Result<http::Response<hyper::body::Incoming>, SendError> {
-    if let Some(value) = &pool.proxy_authorization {
-        let headers = request.headers_mut();
-        headers.insert(PROXY_AUTHORIZATION, value.clone());
-    }
-    let is_tls = request.uri().scheme() == Some(&Scheme::HTTPS);
-    let mut response = pool.client.request(request.clone()).await;
-    for _ in 1..CONNECTIONS {
-        if !response.as_ref().is_err_and(|error| is_unsent(error)) {
-            break;
+        let age = match response.status().as_u16() {
+            472 | 473 | 501..=504 => Some(AGE_WHEN_DOWN),
+            // A tenant's broken role, or a node that has lost its leader.
+            500 => Some(AGE_WHEN_UNCLEAR),
+            _ => None,
+        };
+        if let Some(age) = age {
+            self.pools.retire_older(address, &endpoint.tls, age);
         }
-        response = pool.client.request(request.clone()).await;
-    }
-    let response = response.map_err(|error| match is_unsent(&error) {
-        true if is_tls => SendError::Untrusted(format!(
-            "the server ends each connection after the handshake, as one does that does not accept our client certificate or asks for one: {}",
-            causes(&error)
-        )),
-        _ => broken(&error),
-    })?;
-    match response.status() {
-        // No server says so: it is the proxy's own answer.
-        StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(SendError::Unreachable(
-            "the proxy wants a user name and a password, as in http://user:password@proxy:3128"
-                .to_owned(),
-        )),
-        _ => Ok(response),
+        match response.status() {
+            // No server says so: it is the proxy's own answer.
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => Err(SendError::Unreachable(
+                "the proxy wants a user name and a password, as in http://user:password@proxy:3128"
+                    .to_owned(),
+            )),
+            _ => Ok((pool, response)),
+        }
     }
 }
 
@@ -269,6 +211,17 @@ async fn once(
 fn is_unsent(error: &(dyn std::error::Error + 'static)) -> bool {
     let unsent = |error: &hyper::Error| error.is_canceled() || error.is_closed();
     error.downcast_ref().is_some_and(unsent) || error.source().is_some_and(is_unsent)
+}
+
+/// Whether a server has said that it did not process a request and will not: a stream that it refused, or one
+/// behind the last that it took before it went away (RFC 9113 §8.7; h2 gives the error of a GOAWAY to such
+/// streams alone). Whatever the method, it may be sent again.
+fn is_unprocessed(error: &(dyn std::error::Error + 'static)) -> bool {
+    let refused = |error: &h2::Error| {
+        let is_refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        error.is_remote() && (is_refused || error.is_go_away())
+    };
+    error.downcast_ref().is_some_and(refused) || error.source().is_some_and(is_unprocessed)
 }
 
 impl From<room::Full> for SendError {
@@ -316,7 +269,7 @@ fn causes(error: &dyn std::error::Error) -> String {
 }
 
 async fn read(
-    response: http::Response<hyper::body::Incoming>,
+    response: http::Response<Incoming>,
     mut until: Instant,
     patience: Duration,
     room: Option<&Room>,
@@ -368,6 +321,8 @@ async fn read(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::Proxies;
+    use crate::spec::Tls;
 
     #[tokio::test]
     async fn a_newline_in_a_header_is_an_error() {
@@ -386,7 +341,8 @@ mod tests {
             room: None,
         };
         let second = Duration::from_secs(1);
-        let sent = Transport::new(second, second, Proxies::default())
+        let pools = Pools::new(second, second, Proxies::default());
+        let sent = Transport::new(second, Redirects::default(), pools)
             .send(&endpoint, &call)
             .await;
         assert!(matches!(sent, Err(SendError::Settings(_))));

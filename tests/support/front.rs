@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use dev_vault::Action;
-use http::header::{HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION};
+use http::header::{HeaderName, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -146,6 +146,18 @@ impl Front {
                     None => forward(client, request, below).await,
                 }
             }
+        })
+        .await
+    }
+
+    /// Redirects every request to the same path of another place, as an ingress of plain http does.
+    pub async fn redirecting(status: StatusCode, place: String) -> Self {
+        Self::http("127.0.0.1:0", move |_, request| {
+            let path = request.uri().path_and_query().unwrap().as_str();
+            let mut answer = answer(status, "");
+            let location = format!("{place}{path}").parse().unwrap();
+            answer.headers_mut().insert(LOCATION, location);
+            async move { Ok(answer) }
         })
         .await
     }

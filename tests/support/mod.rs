@@ -18,4 +18,5 @@ pub mod daemon;
 pub mod driver;
 pub mod front;
 pub mod held;
+pub mod socks;
 pub mod world;

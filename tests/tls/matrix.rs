@@ -24,7 +24,7 @@ pub struct Row {
     pub told: &'static str,
 }
 
-const UNTRUSTED: (Code, &str) = (Code::Unavailable, "invalid peer certificate: UnknownIssuer");
+const UNTRUSTED: (Code, &str) = (Code::Internal, "invalid peer certificate: UnknownIssuer");
 
 fn https(front: &Front) -> (&'static str, String) {
     ("vaultAddress", format!("https://{}", front.address))
@@ -98,7 +98,7 @@ async fn refused(world: &World, served: &Served, parameters: &[(&str, String)]) 
     let mut mounted = world.mount(served, parameters).await;
     for _ in 0..3 {
         match &mounted {
-            Err((Code::Unavailable, message)) if message.contains("no reply within 3s") => {
+            Err((Code::Internal, message)) if message.contains("no reply within 3s") => {
                 mounted = world.mount(served, parameters).await;
             }
             _ => break,
@@ -194,21 +194,21 @@ async fn every_way_to_trust_a_server_has_its_failing_twin() {
             vec![inline(), https(&named), name("vault.internal")],
             "another name",
             vec![inline(), https(&named), name("vault.example")],
-            (Code::Unavailable, "not valid for name \"vault.example\""),
+            (Code::Internal, "not valid for name \"vault.example\""),
         ),
         row(
             "the host of the address as name",
             vec![inline()],
             "a certificate for another",
             to(&named),
-            (Code::Unavailable, "not valid for name \"127.0.0.1\""),
+            (Code::Internal, "not valid for name \"127.0.0.1\""),
         ),
         row(
             "an IPv6 address",
             to(&six),
             "a certificate without it",
             to(&unnamed_six),
-            (Code::Unavailable, "not valid for name \"::1\""),
+            (Code::Internal, "not valid for name \"::1\""),
         ),
         row(
             "vaultSkipTLSVerify: true",
@@ -225,14 +225,14 @@ async fn every_way_to_trust_a_server_has_its_failing_twin() {
             vec![inline()],
             "expired",
             to(&expired),
-            (Code::Unavailable, "certificate expired"),
+            (Code::Internal, "certificate expired"),
         ),
         row(
             "a certificate in its time",
             vec![inline()],
             "not valid yet",
             to(&early),
-            (Code::Unavailable, "certificate not valid yet"),
+            (Code::Internal, "certificate not valid yet"),
         ),
     ];
     run(&world, &served, rows).await;
@@ -312,7 +312,7 @@ async fn a_client_certificate_is_shown_with_a_key_of_any_form() {
     let bad = refused(&world, &served, &shown(&stranger, ec)).await;
     // By an alert, or, where that comes before the request, by ending the connection.
     let told_stranger = "does not accept our client certificate";
-    table.bad("of another CA", bad, (Code::Unavailable, told_stranger));
+    table.bad("of another CA", bad, (Code::Internal, told_stranger));
     table.good(
         "mTLS",
         &world.mount(&served, &shown(&certificate, ec)).await,
@@ -320,7 +320,7 @@ async fn a_client_certificate_is_shown_with_a_key_of_any_form() {
     let none = &shown(&certificate, ec)[..2];
     let told = "client certificate";
     let bad = refused(&world, &served, none).await;
-    table.bad("no client certificate", bad, (Code::Unavailable, told));
+    table.bad("no client certificate", bad, (Code::Internal, told));
     table.good(
         "mTLS",
         &world.mount(&served, &shown(&certificate, ec)).await,
@@ -352,7 +352,7 @@ async fn a_client_certificate_is_shown_with_a_key_of_any_form() {
     let bad = refused(&world, &served, &files(&stranger, ec)).await;
     let good = world.mount(&served, &files(&certificate, ec)).await;
     table.good("mTLS, after the rotation", &good);
-    table.bad("before", bad, (Code::Unavailable, told_stranger));
+    table.bad("before", bad, (Code::Internal, told_stranger));
     table.print();
 }
 
