@@ -12,7 +12,7 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gates;
-mod life;
+mod lifetime;
 mod read;
 mod request;
 mod room;
@@ -303,6 +303,36 @@ impl LeaseKeeper for Vault {
             let call = api::renew_lease(transport, endpoint, token, &lease_id, sent, patience);
             let renewed = vault.timed(endpoint, "renew_lease", call).await;
             renewed.map_err(|error| classify::renewal(&error))
+        })
+    }
+
+    fn look_up_session(
+        &self,
+        session: Arc<Session>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), KeepError>> {
+        let vault = self.clone();
+        Box::pin(async move {
+            let (endpoint, token) = (&session.endpoint, &session.token);
+            let call = api::look_up_self(&vault.0.transport, endpoint, token, patience);
+            let found = vault.timed(endpoint, "lookup_token", call).await;
+            found.map_err(|error| classify::look_up(&error))
+        })
+    }
+
+    fn look_up_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: String,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), KeepError>> {
+        let vault = self.clone();
+        Box::pin(async move {
+            let (endpoint, token) = (&session.endpoint, &session.token);
+            let transport = &vault.0.transport;
+            let call = api::look_up_lease(transport, endpoint, token, &lease_id, patience);
+            let found = vault.timed(endpoint, "lookup_lease", call).await;
+            found.map_err(|error| classify::look_up(&error))
         })
     }
 

@@ -208,6 +208,7 @@ impl Record {
             } else {
                 Polls::default()
             },
+            requests: 0,
             sessions,
             grants,
         };

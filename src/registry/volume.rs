@@ -87,6 +87,8 @@ pub struct Volume {
     /// Its pod is gone and its path was never seen: when it is given up.
     pub forsaken_at: Option<Moment>,
     pub polls: Polls,
+    /// How many requests its last Mount had; none after a restart.
+    pub requests: usize,
     pub sessions: BTreeMap<ItemKey, HeldSession>,
     pub grants: BTreeMap<ItemKey, HeldGrant>,
 }
@@ -103,6 +105,7 @@ impl Volume {
             missing_since: None,
             forsaken_at: None,
             polls: Polls::default(),
+            requests: 0,
             sessions: BTreeMap::new(),
             grants: BTreeMap::new(),
         }
@@ -117,6 +120,8 @@ impl Volume {
     /// first Mount that was cut short waits `park` for its volume to come back.
     pub fn resume(&mut self, poll: Duration, park: Duration, now: Moment) {
         for (duty, care) in self.duties() {
+            // As if all had just been seen: their look-ups spread over most of the interval.
+            care.proven_at = now;
             let planned = care.life.renew_at(poll, care.jitter);
             if let Some(planned) = planned.filter(|_| *duty != Duty::Releasing) {
                 let end = care.life.term.end();
@@ -142,6 +147,7 @@ impl Volume {
         }
         self.pod = spec.pod.clone();
         self.class.clone_from(&spec.class);
+        self.requests = spec.requests().len();
         self.mounting = true;
         self.seen |= seen;
         self.missing_since = None;
@@ -163,7 +169,7 @@ impl Volume {
             let under = match held.grant.keep {
                 Keep::Lease { .. } => session.is_some_and(|(key, _)| *key == held.session),
                 // No lease hangs from the session: it outlives it, within the same authority.
-                Keep::Certificate | Keep::Rotated | Keep::Written | Keep::Static => self
+                Keep::Certificate | Keep::Expiring | Keep::Written | Keep::Static => self
                     .sessions
                     .get(&held.session)
                     .is_some_and(|owner| owner.session.serves(spec)),
@@ -244,6 +250,12 @@ impl Volume {
             answered: false,
             confirmed: false,
         };
+        // Static reads are repeated by every Mount, and their grants do not come here: the token has served.
+        if grants.len() < self.requests
+            && let Some(held) = self.sessions.get_mut(&session)
+        {
+            held.care.proven(now);
+        }
         let mut replaced = Vec::new();
         for held in self.grants.values_mut() {
             if grants.iter().any(|used| Arc::ptr_eq(used, &held.grant)) {

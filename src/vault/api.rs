@@ -8,12 +8,13 @@ use std::time::Duration;
 use http::Method;
 use rustify::endpoint::Endpoint as Typed;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use vaultrs::api::AuthInfo;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
 
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
-use super::life::ending;
+use super::lifetime::{ending, seconds};
 use super::transport::{Call, Reply, Transport};
 use crate::clock::Moment;
 use crate::grant::{Renewal, Term, TokenKind};
@@ -54,9 +55,11 @@ struct NumUses {
 }
 
 #[derive(Deserialize)]
-struct Lease {
+struct Lease<'a> {
     #[serde(default)]
-    lease_duration: u64,
+    lease_id: Option<String>,
+    #[serde(borrow, default)]
+    lease_duration: Option<&'a RawValue>,
     #[serde(default)]
     renewable: bool,
     #[serde(default)]
@@ -112,7 +115,7 @@ pub fn logged_in(asked: Asked<'_>, reply: &Reply, jwt: &Secret) -> Result<Logged
         uses: uses.auth.num_uses,
         // Only a token that cannot be renewed may be without end (root's).
         granted: if auth.renewable {
-            ending(auth.lease_duration)
+            ending(Duration::from_secs(auth.lease_duration))
         } else {
             Duration::from_secs(auth.lease_duration)
         },
@@ -181,7 +184,7 @@ pub fn renewed_self(asked: Asked<'_>, reply: &Reply, sent: Moment) -> Result<Ren
     zeroize::Zeroize::zeroize(&mut auth.client_token);
     Ok(renewal(
         sent,
-        auth.lease_duration,
+        Duration::from_secs(auth.lease_duration),
         auth.renewable,
         parsed.warnings,
     ))
@@ -206,13 +209,56 @@ pub async fn renew_lease(
 
 /// What a lease's renewal grants.
 pub fn renewed_lease(asked: Asked<'_>, reply: &Reply, sent: Moment) -> Result<Renewal, VaultError> {
-    let lease: Lease = parse(asked, reply)?;
-    Ok(renewal(
-        sent,
-        lease.lease_duration,
-        lease.renewable,
-        lease.warnings,
-    ))
+    let nothing = || VaultError::new(Kind::NotVault, asked, "the reply renews nothing");
+    if reply.body.expose().is_empty() {
+        return Err(nothing());
+    }
+    let lease: Lease<'_> = parse(asked, reply)?;
+    let named = lease.lease_id.is_some_and(|id| !id.is_empty());
+    let granted = match lease.lease_duration.and_then(seconds) {
+        Some(granted) => granted,
+        // The server floors: the last second of this very lease has begun.
+        None if named && lease.lease_duration.is_some() => Duration::ZERO,
+        None => return Err(nothing()),
+    };
+    Ok(renewal(sent, granted, lease.renewable, lease.warnings))
+}
+
+/// `POST sys/leases/lookup`: whether the server still has this lease. `default` allows it.
+pub async fn look_up_lease(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    token: &Secret,
+    lease_id: &str,
+    patience: Duration,
+) -> Result<(), VaultError> {
+    let body = serde_json::json!({ "lease_id": lease_id });
+    let asked = asked("POST sys/leases/lookup", endpoint);
+    let mut call = post("sys/leases/lookup", &body, token);
+    call.patience = Some(patience);
+    send(transport, endpoint, asked, call, None).await?;
+    Ok(())
+}
+
+/// `GET auth/token/lookup-self`: whether the server still has this token. `default` allows it.
+pub async fn look_up_self(
+    transport: &Transport,
+    endpoint: &Endpoint,
+    token: &Secret,
+    patience: Duration,
+) -> Result<(), VaultError> {
+    let asked = asked("GET auth/token/lookup-self", endpoint);
+    let call = Call {
+        method: Method::GET,
+        path: "auth/token/lookup-self",
+        query: &[],
+        body: None,
+        token: Some(token),
+        patience: Some(patience),
+        room: None,
+    };
+    send(transport, endpoint, asked, call, None).await?;
+    Ok(())
 }
 
 /// `POST auth/token/revoke-self`.
@@ -254,15 +300,20 @@ pub async fn revoke_lease(
     Ok(())
 }
 
-fn renewal(sent: Moment, seconds: u64, renewable: bool, warnings: Option<Vec<String>>) -> Renewal {
+fn renewal(
+    sent: Moment,
+    granted: Duration,
+    renewable: bool,
+    warnings: Option<Vec<String>>,
+) -> Renewal {
     Renewal {
         term: Term {
             sent,
-            granted: ending(seconds),
+            granted: ending(granted),
         },
         renewable,
         // Floored to nothing: its last second has begun.
-        capped: seconds == 0 || capped(warnings.as_deref()),
+        capped: granted.is_zero() || capped(warnings.as_deref()),
     }
 }
 
@@ -369,7 +420,7 @@ mod tests {
     #[test]
     fn what_is_floored_to_nothing_still_ends() {
         let sent = Moment::from_boot(HOUR);
-        let last = renewal(sent, 0, true, None);
+        let last = renewal(sent, Duration::ZERO, true, None);
         assert!(last.capped);
         assert_eq!(last.term.end(), Some(sent.plus(Duration::from_secs(1))));
     }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
-use super::life::{self, Signs, ending};
+use super::lifetime::{self, Leaseless, ending, seconds};
 use super::room::Room;
 use super::transport::{Call, Reply, Transport};
 use super::{api, bare};
@@ -16,22 +16,33 @@ use crate::grant::{Grant, Keep, Session, Term};
 use crate::redacted::Secret;
 use crate::spec::Request;
 
+/// The reply's own fields. None of them has a type here: a reply that has created something is never refused
+/// for how its server writes a number.
 #[derive(Deserialize)]
 struct Envelope<'a> {
-    #[serde(default)]
-    lease_id: String,
-    #[serde(default)]
-    lease_duration: u64,
-    #[serde(default)]
-    renewable: bool,
+    #[serde(borrow, default)]
+    lease_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    lease_duration: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    renewable: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    mount_type: Option<&'a RawValue>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
     #[serde(default)]
     auth: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     wrap_info: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
-    warnings: Option<Vec<String>>,
+    #[serde(borrow, default)]
+    warnings: Option<&'a RawValue>,
+}
+
+/// A field as it should be written, or its type's nothing.
+fn or_nothing<T: Default + serde::de::DeserializeOwned>(field: Option<&RawValue>) -> T {
+    field
+        .and_then(|field| serde_json::from_str(field.get()).ok())
+        .unwrap_or_default()
 }
 
 /// A read's name in messages: never its query or arguments.
@@ -81,27 +92,38 @@ pub fn granted(
         reply.body = enveloped;
     }
     let envelope: Envelope<'_> = api::parse(asked, &reply)?;
+    let warnings: Vec<String> = or_nothing(envelope.warnings);
     let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
         let why = match (envelope.auth, envelope.wrap_info) {
             (Some(_), _) => "the reply grants a token, which is nothing to be mounted",
             (_, Some(_)) => "the reply is wrapped: a wrapping token, to be used once, is no file",
             _ => "the reply has no data",
         };
-        let warnings = envelope.warnings.unwrap_or_default().join("; ");
+        let warnings = warnings.join("; ");
         let text = shown(&format!("{why} {warnings}"), &[token.expose()]);
         return Err(VaultError::new(Kind::Empty, asked, text));
     };
-    api::tell_warnings(asked, envelope.warnings, &[token]);
-    // Data that is no object, or has these fields in other types, shows no sign of a life.
-    let signs: Signs = serde_json::from_str(data.get()).unwrap_or_default();
-    let (keep, granted) = if envelope.lease_id.is_empty() {
-        life::of(request.method, &signs, refresh)
+    api::tell_warnings(asked, Some(warnings), &[token]);
+    let lease_duration = envelope
+        .lease_duration
+        .and_then(seconds)
+        .unwrap_or_default();
+    let lease_id: String = or_nothing(envelope.lease_id);
+    let (keep, granted) = if lease_id.is_empty() {
+        let mount_type: String = or_nothing(envelope.mount_type);
+        let leaseless = Leaseless {
+            request,
+            lease_duration,
+            mount_type: &mount_type,
+            data,
+        };
+        lifetime::of(&leaseless, refresh)
     } else {
         let keep = Keep::Lease {
-            id: envelope.lease_id,
-            renewable: envelope.renewable,
+            id: lease_id,
+            renewable: or_nothing(envelope.renewable),
         };
-        (keep, ending(envelope.lease_duration))
+        (keep, ending(lease_duration))
     };
     Ok(Grant {
         request: request.clone(),
