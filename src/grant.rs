@@ -244,3 +244,17 @@ pub trait LeaseKeeper: Send + Sync + 'static {
         patience: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>>;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::timing::Nature;
+    use super::*;
+
+    #[test]
+    fn what_older_journals_call_rotated_is_read_at_each_poll() {
+        let keep: Keep = serde_json::from_str(r#""rotated""#).unwrap();
+        assert_eq!(keep, Keep::Static);
+        let nature: Nature = serde_json::from_str(r#""rotated""#).unwrap();
+        assert_eq!(nature, Nature::Static);
+    }
+}

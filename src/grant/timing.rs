@@ -135,7 +135,7 @@ impl Life {
     /// From when on a poll replaces what should renew and whose renewals fail: at the second-to-last poll
     /// before its end, or at the last one where its term has no room for two. `None` for what does not renew.
     #[must_use]
-    pub fn rescue_from(&self, poll: Duration) -> Option<Moment> {
+    pub fn replace_failing_from(&self, poll: Duration) -> Option<Moment> {
         let granted = self.term.granted.min(LONGEST);
         if !self.renews() || granted.is_zero() {
             return None;
@@ -323,14 +323,20 @@ mod tests {
 
     #[test]
     fn what_fails_to_renew_is_replaced_two_polls_before_its_end() {
-        let from = |granted| life(Nature::Lease, granted, true).rescue_from(POLL);
+        let from = |granted| life(Nature::Lease, granted, true).replace_failing_from(POLL);
         assert_eq!(from(3600), Some(START.plus(secs(3600 - 240))));
         assert_eq!(from(361), Some(START.plus(secs(121))));
         // No room for two: at the last poll before the end.
         assert_eq!(from(360), Some(START.plus(secs(210))));
         assert_eq!(from(60), Some(START));
-        assert_eq!(life(Nature::Lease, 3600, false).rescue_from(POLL), None);
-        assert_eq!(life(Nature::Token, 0, true).rescue_from(POLL), None);
+        assert_eq!(
+            life(Nature::Lease, 3600, false).replace_failing_from(POLL),
+            None
+        );
+        assert_eq!(
+            life(Nature::Token, 0, true).replace_failing_from(POLL),
+            None
+        );
     }
 
     #[test]
@@ -380,7 +386,7 @@ mod tests {
         fn no_number_breaks_it(granted in any::<u64>(), poll in any::<u64>(), jitter in any::<f64>()) {
             let life = life(Nature::Lease, granted, true);
             let _ = life.renew_at(secs(poll), jitter);
-            let _ = life.rescue_from(secs(poll));
+            let _ = life.replace_failing_from(secs(poll));
             let _ = Life { renewable: false, ..life }.replace_from(secs(poll), jitter);
             let _ = retry_delay(u32::MAX, Some(secs(poll)), Some(secs(granted)), jitter);
             let _ = resume_at(START, life.term.end(), START, jitter);

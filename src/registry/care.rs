@@ -15,7 +15,7 @@ const FAILING: u32 = 2;
 const LOOK_UP_FROM: f64 = 0.4;
 const LOOK_UP_TO: f64 = 0.9;
 /// How soon a token's first denial is checked once more.
-const DOUBT: Duration = Duration::from_secs(3);
+const CONFIRM_AFTER: Duration = Duration::from_secs(3);
 
 /// A time that has come in any case.
 pub const AT_ONCE: Moment = Moment::from_boot(Duration::ZERO);
@@ -35,7 +35,7 @@ pub struct Care {
     /// That no poll comes to replace it has been said.
     pub warned: bool,
     /// When the server was last seen to know it.
-    pub proven_at: Moment,
+    pub seen_alive_at: Moment,
     /// How it is looked up between renewals.
     pub look_ups: LookUps,
 }
@@ -49,7 +49,7 @@ pub enum LookUps {
     /// The last one failed: not before this moment.
     From(Moment),
     /// The server has denied this token once, then. It may be a standby that lags: asked again before it counts.
-    Doubted(Moment),
+    Suspected(Moment),
     /// No policy allows the question.
     Refused,
 }
@@ -63,14 +63,14 @@ impl Care {
             attempt_at: None,
             busy: false,
             warned: false,
-            proven_at: life.term.sent,
+            seen_alive_at: life.term.sent,
             look_ups: LookUps::default(),
         }
     }
 
     /// The server has shown that it knows it.
-    pub const fn proven(&mut self, now: Moment) {
-        self.proven_at = now;
+    pub const fn seen_alive(&mut self, now: Moment) {
+        self.seen_alive_at = now;
         if !matches!(self.look_ups, LookUps::Refused) {
             self.look_ups = LookUps::Paced;
         }
@@ -80,14 +80,14 @@ impl Care {
     /// renewal or its end comes within the interval, and where it may not be.
     pub fn look_up_at(&self, poll: Duration, every: Duration) -> Option<Moment> {
         let paced = LOOK_UP_FROM + (LOOK_UP_TO - LOOK_UP_FROM) * self.jitter.clamp(0.0, 1.0);
-        let planned = self.proven_at.plus(every.mul_f64(paced));
-        let limit = self.proven_at.plus(every);
+        let planned = self.seen_alive_at.plus(every.mul_f64(paced));
+        let limit = self.seen_alive_at.plus(every);
         let renewal = self.renew_at(poll).filter(|at| *at <= limit);
         let end = self.life.term.end().filter(|end| *end <= limit);
         match self.look_ups {
             _ if every.is_zero() => None,
             LookUps::Refused => None,
-            LookUps::Doubted(since) => Some(since.plus(DOUBT)),
+            LookUps::Suspected(since) => Some(since.plus(CONFIRM_AFTER)),
             _ if renewal.or(end).is_some() => None,
             LookUps::Paced => Some(planned),
             LookUps::From(earliest) => Some(planned.max(earliest)),
@@ -102,8 +102,8 @@ impl Care {
     /// From when on a poll replaces it.
     fn replace_from(&self, poll: Duration) -> Option<Moment> {
         if self.life.renews() {
-            let rescue = self.life.rescue_from(poll);
-            rescue.filter(|_| self.failing())
+            let from = self.life.replace_failing_from(poll);
+            from.filter(|_| self.failing())
         } else {
             self.life.replace_from(poll, self.jitter)
         }
@@ -117,7 +117,7 @@ impl Care {
         self.attempt_at = None;
         if let Some(renewal) = renewal {
             self.life.renewed(&renewal);
-            self.proven(renewal.term.sent);
+            self.seen_alive(renewal.term.sent);
             self.jitter = rand::random();
         }
     }

@@ -144,7 +144,7 @@ impl Volume {
         tasks
     }
 
-    /// What is looked up, and when: leases that the files show, and tokens that no lease vouches for. A use of
+    /// What is looked up, and when: leases that the files show, and tokens that no lease' look-up covers. A use of
     /// a token whose uses are limited is none of them.
     fn look_ups(&self, volume: VolumeKey, poll: Duration, every: Duration) -> Vec<(Task, Moment)> {
         let mut tasks = Vec::new();
@@ -161,15 +161,15 @@ impl Volume {
                     && !held.lost
                     && held.grant.lease_id().is_some()
             });
-            let mut vouched = false;
+            let mut covered = false;
             for (lease, held) in leases {
-                vouched |= held.care.look_ups != LookUps::Refused;
+                covered |= held.care.look_ups != LookUps::Refused;
                 let at = held.care.look_up_at(poll, every);
                 let at = at.filter(|_| !held.care.busy);
                 tasks.extend(at.map(|at| (Task::LookUpLease(volume, *lease), at)));
             }
-            let doubted = matches!(owner.care.look_ups, LookUps::Doubted(_));
-            if (!vouched || doubted) && !owner.care.busy {
+            let suspected = matches!(owner.care.look_ups, LookUps::Suspected(_));
+            if (!covered || suspected) && !owner.care.busy {
                 let at = owner.care.look_up_at(poll, every);
                 tasks.extend(at.map(|at| (Task::LookUpSession(volume, *key), at)));
             }

@@ -55,7 +55,7 @@ impl Worker {
         let never = Moment::from_boot(Duration::MAX);
         let end = match task {
             // Not the end counts, but for how long nobody has seen it.
-            Task::LookUpSession(..) | Task::LookUpLease(..) => care.proven_at,
+            Task::LookUpSession(..) | Task::LookUpLease(..) => care.seen_alive_at,
             _ => care.life.term.end().unwrap_or(never),
         };
         Some((session.endpoint.address.clone(), end))

@@ -1,9 +1,9 @@
 //! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
 
+mod failing;
 mod look_ups;
 mod mounts;
 mod outage;
-mod rescue;
 
 use std::path::PathBuf;
 use std::sync::Mutex;

@@ -174,14 +174,14 @@ fn looked_up(
         return;
     };
     care.busy = false;
-    let doubted = matches!(care.look_ups, LookUps::Doubted(_));
+    let suspected = matches!(care.look_ups, LookUps::Suspected(_));
     match answer {
         Ok(_) => {
             metrics.look_up(kind, "ok");
-            care.proven(now);
+            care.seen_alive(now);
             // The question was asked with its session's token.
             if let Some(owner) = owner.and_then(|key| volume.sessions.get_mut(&key)) {
-                owner.care.proven(now);
+                owner.care.seen_alive(now);
             }
         }
         Err(KeepError::Forbidden { why } | KeepError::NotRenewable { why }) => {
@@ -198,7 +198,7 @@ fn looked_up(
                 kind, name, why, "not looked up; it is tried again"
             );
         }
-        Err(KeepError::TokenDead { why }) if !doubted => {
+        Err(KeepError::TokenDead { why }) if !suspected => {
             metrics.look_up(kind, "denied");
             debug!(
                 volume = id,
@@ -209,7 +209,7 @@ fn looked_up(
             let owner = owner.and_then(|key| volume.sessions.get_mut(&key));
             let owner = owner.filter(|owner| owner.care.look_ups != LookUps::Refused);
             if let Some(owner) = owner {
-                owner.care.look_ups = LookUps::Doubted(now);
+                owner.care.look_ups = LookUps::Suspected(now);
             } else if let Some((care, _)) = item.of(volume) {
                 // Its token may not be asked about: a renewal or a poll will tell.
                 care.look_ups = LookUps::Refused;

@@ -121,7 +121,7 @@ impl Volume {
     pub fn resume(&mut self, poll: Duration, park: Duration, now: Moment) {
         for (duty, care) in self.duties() {
             // As if all had just been seen: their look-ups spread over most of the interval.
-            care.proven_at = now;
+            care.seen_alive_at = now;
             let planned = care.life.renew_at(poll, care.jitter);
             if let Some(planned) = planned.filter(|_| *duty != Duty::Releasing) {
                 let end = care.life.term.end();
@@ -254,7 +254,7 @@ impl Volume {
         if grants.len() < self.requests
             && let Some(held) = self.sessions.get_mut(&session)
         {
-            held.care.proven(now);
+            held.care.seen_alive(now);
         }
         let mut replaced = Vec::new();
         for held in self.grants.values_mut() {

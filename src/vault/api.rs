@@ -8,8 +8,8 @@ use std::time::Duration;
 use http::Method;
 use rustify::endpoint::Endpoint as Typed;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
-use vaultrs::api::AuthInfo;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
 
@@ -33,37 +33,51 @@ pub struct LoggedIn {
     pub granted: Duration,
 }
 
+/// A login's or a token renewal's reply. A login that succeeded is never refused for how its server writes a
+/// number: nobody else would ever know its token.
 #[derive(Deserialize)]
-struct Auth {
-    #[serde(default)]
-    auth: Option<AuthInfo>,
-    #[serde(default)]
-    warnings: Option<Vec<String>>,
+struct Authenticated<'a> {
+    #[serde(borrow, default)]
+    auth: Option<Auth<'a>>,
+    #[serde(borrow, default)]
+    warnings: Option<&'a RawValue>,
 }
 
-/// What vaultrs leaves out of `auth`.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Uses {
-    auth: NumUses,
+#[derive(Deserialize)]
+struct Auth<'a> {
+    #[serde(borrow, default)]
+    client_token: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    accessor: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    token_type: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    policies: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    renewable: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    lease_duration: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    num_uses: Option<&'a RawValue>,
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct NumUses {
-    num_uses: u64,
+/// A field as it should be written, or its type's nothing.
+pub fn or_nothing<T: Default + DeserializeOwned>(field: Option<&RawValue>) -> T {
+    field
+        .and_then(|field| serde_json::from_str(field.get()).ok())
+        .unwrap_or_default()
 }
 
 #[derive(Deserialize)]
 struct Lease<'a> {
-    #[serde(default)]
-    lease_id: Option<String>,
+    #[serde(borrow, default)]
+    lease_id: Option<&'a RawValue>,
     #[serde(borrow, default)]
     lease_duration: Option<&'a RawValue>,
-    #[serde(default)]
-    renewable: bool,
-    #[serde(default)]
-    warnings: Option<Vec<String>>,
+    #[serde(borrow, default)]
+    renewable: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    warnings: Option<&'a RawValue>,
 }
 
 /// `POST auth/<mount>/login`. The kubernetes and the jwt method have the same request.
@@ -88,36 +102,37 @@ pub async fn login(
 
 /// What a login's reply grants.
 pub fn logged_in(asked: Asked<'_>, reply: &Reply, jwt: &Secret) -> Result<LoggedIn, VaultError> {
-    let parsed: Auth = parse(asked, reply)?;
-    let uses: Uses = parse(asked, reply).unwrap_or_default();
+    let parsed: Authenticated<'_> = parse(asked, reply)?;
     let auth = parsed
         .auth
         .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply grants no token"))?;
-    if auth.client_token.is_empty() {
+    let token = Secret::from(or_nothing::<String>(auth.client_token));
+    if token.expose().is_empty() {
         return Err(VaultError::new(
             Kind::Denied,
             asked,
             "the server asks for a second factor, which a pod cannot give",
         ));
     }
-    let token = Secret::from(auth.client_token);
-    tell_warnings(asked, parsed.warnings, &[jwt, &token]);
+    tell_warnings(asked, or_nothing(parsed.warnings), &[jwt, &token]);
+    let renewable = or_nothing(auth.renewable);
+    let granted = auth.lease_duration.and_then(seconds).unwrap_or_default();
     Ok(LoggedIn {
         token,
-        accessor: auth.accessor,
-        kind: if auth.token_type == "batch" {
+        accessor: or_nothing(auth.accessor),
+        kind: if or_nothing::<String>(auth.token_type) == "batch" {
             TokenKind::Batch
         } else {
             TokenKind::Service
         },
-        policies: auth.policies,
-        renewable: auth.renewable,
-        uses: uses.auth.num_uses,
+        policies: or_nothing(auth.policies),
+        renewable,
+        uses: or_nothing(auth.num_uses),
         // Only a token that cannot be renewed may be without end (root's).
-        granted: if auth.renewable {
-            ending(Duration::from_secs(auth.lease_duration))
+        granted: if renewable || !granted.is_zero() {
+            ending(granted)
         } else {
-            Duration::from_secs(auth.lease_duration)
+            granted
         },
     })
 }
@@ -176,17 +191,22 @@ pub async fn renew_self(
 
 /// What a token's renewal grants.
 pub fn renewed_self(asked: Asked<'_>, reply: &Reply, sent: Moment) -> Result<Renewal, VaultError> {
-    let mut parsed: Auth = parse(asked, reply)?;
-    let mut auth = parsed
-        .auth
-        .take()
-        .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply renews nothing"))?;
-    zeroize::Zeroize::zeroize(&mut auth.client_token);
+    let nothing = || VaultError::new(Kind::NotVault, asked, "the reply renews nothing");
+    if reply.body.expose().is_empty() {
+        return Err(nothing());
+    }
+    let parsed: Authenticated<'_> = parse(asked, reply)?;
+    let auth = parsed.auth.ok_or_else(nothing)?;
+    if auth.lease_duration.is_none() {
+        return Err(nothing());
+    }
+    let granted = auth.lease_duration.and_then(seconds).unwrap_or_default();
+    let renewable = or_nothing(auth.renewable);
     Ok(renewal(
         sent,
-        Duration::from_secs(auth.lease_duration),
-        auth.renewable,
-        parsed.warnings,
+        granted,
+        renewable,
+        or_nothing(parsed.warnings),
     ))
 }
 
@@ -214,14 +234,20 @@ pub fn renewed_lease(asked: Asked<'_>, reply: &Reply, sent: Moment) -> Result<Re
         return Err(nothing());
     }
     let lease: Lease<'_> = parse(asked, reply)?;
-    let named = lease.lease_id.is_some_and(|id| !id.is_empty());
+    let named = !or_nothing::<String>(lease.lease_id).is_empty();
     let granted = match lease.lease_duration.and_then(seconds) {
         Some(granted) => granted,
         // The server floors: the last second of this very lease has begun.
         None if named && lease.lease_duration.is_some() => Duration::ZERO,
         None => return Err(nothing()),
     };
-    Ok(renewal(sent, granted, lease.renewable, lease.warnings))
+    let renewable = or_nothing(lease.renewable);
+    Ok(renewal(
+        sent,
+        granted,
+        renewable,
+        or_nothing(lease.warnings),
+    ))
 }
 
 /// `POST sys/leases/lookup`: whether the server still has this lease. `default` allows it.
@@ -416,6 +442,69 @@ mod tests {
     use super::*;
 
     const HOUR: Duration = Duration::from_secs(3600);
+
+    fn reply(body: &str) -> Reply {
+        Reply {
+            status: 200,
+            retry_after: None,
+            body: crate::redacted::SecretBytes::from(body.as_bytes().to_vec()),
+        }
+    }
+
+    const ASKED: Asked<'_> = Asked {
+        call: "renew",
+        address: "http://vault",
+        namespace: None,
+    };
+
+    #[test]
+    fn a_renewal_whose_body_says_nothing_is_none() {
+        let sent = Moment::from_boot(HOUR);
+        for body in [
+            "",
+            "{}",
+            "<html>",
+            r#"{"lease_id":"","lease_duration":0,"data":null}"#,
+            r#"{"lease_id":"x"}"#,
+            r#"{"lease_duration":-1}"#,
+        ] {
+            assert!(renewed_lease(ASKED, &reply(body), sent).is_err(), "{body}");
+        }
+        for body in ["", "{}", "<html>", r#"{"auth":null}"#, r#"{"auth":{}}"#] {
+            assert!(renewed_self(ASKED, &reply(body), sent).is_err(), "{body}");
+        }
+        let granted = |body| {
+            renewed_lease(ASKED, &reply(body), sent)
+                .unwrap()
+                .term
+                .granted
+        };
+        assert_eq!(granted(r#"{"lease_duration":3600}"#), HOUR);
+        assert_eq!(granted(r#"{"lease_duration":"3600"}"#), HOUR);
+        // The server floors.
+        let last = r#"{"lease_id":"x","lease_duration":0,"renewable":true}"#;
+        assert_eq!(granted(last), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_login_is_never_lost_for_how_a_number_is_written() {
+        let jwt = Secret::from("jwt".to_owned());
+        for (duration, wanted) in [
+            ("3600", 3600),
+            ("3600.7", 3600),
+            ("\"3600\"", 3600),
+            ("-1", 1),
+            ("null", 1),
+            ("[]", 1),
+        ] {
+            let body = format!(
+                r#"{{"auth":{{"client_token":"t","renewable":true,"lease_duration":{duration},"num_uses":-1,"policies":null}}}}"#
+            );
+            let given = logged_in(ASKED, &reply(&body), &jwt);
+            let given = given.map(|given| given.granted.as_secs());
+            assert_eq!(given, Ok(wanted), "{duration}");
+        }
+    }
 
     #[test]
     fn what_is_floored_to_nothing_still_ends() {

@@ -92,7 +92,7 @@ const FORMS: &[Form] = &[
             &["security_token", "session_token"],
         ],
         may: &["arn", "ttl", "expiration"],
-        tells: &[For("ttl")],
+        tells: &[For("ttl"), At("expiration")],
         session: true,
     },
     Form {
@@ -129,6 +129,9 @@ const FORMS: &[Form] = &[
         session: false,
     },
 ];
+
+/// What any other access token is called.
+const TOKENS: &[&str] = &["token", "access_token", "security_token", "session_token"];
 
 /// What tells the end of any other access token.
 const TOKEN_TELLS: &[Tells] = &[
@@ -233,11 +236,11 @@ fn created(reply: &Leaseless<'_>, fields: &Fields<'_>) -> Option<Duration> {
             _ => None,
         };
     }
-    let token = fields.any_text(&["token", "access_token"]);
-    // KV 1 sends 0 for a `ttl` of 0 that its user has stored.
-    let hinted = fields.any(&["ttl", "lease"]);
-    if token && !hinted && hint.is_zero() {
-        return fields.told(TOKEN_TELLS);
+    // KV 1 sends a `ttl` or `lease` of its user as its own `lease_duration`, unless that is zero.
+    let ttl = fields.told(&[For("ttl")]);
+    let stored = fields.any(&["lease"]) || (fields.any(&["ttl"]) && ttl.is_none());
+    if fields.any_text(TOKENS) && !stored && hint.is_zero() {
+        return fields.told(TOKEN_TELLS).or(ttl);
     }
     None
 }

@@ -6,6 +6,7 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::api::or_nothing;
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
 use super::lifetime::{self, Leaseless, ending, seconds};
 use super::room::Room;
@@ -36,13 +37,6 @@ struct Envelope<'a> {
     wrap_info: Option<serde::de::IgnoredAny>,
     #[serde(borrow, default)]
     warnings: Option<&'a RawValue>,
-}
-
-/// A field as it should be written, or its type's nothing.
-fn or_nothing<T: Default + serde::de::DeserializeOwned>(field: Option<&RawValue>) -> T {
-    field
-        .and_then(|field| serde_json::from_str(field.get()).ok())
-        .unwrap_or_default()
 }
 
 /// A read's name in messages: never its query or arguments.
