@@ -13,6 +13,7 @@ mod error;
 pub mod fuzzing;
 mod gates;
 mod lifetime;
+mod look_up;
 mod read;
 mod request;
 mod room;
@@ -314,7 +315,7 @@ impl LeaseKeeper for Vault {
         let vault = self.clone();
         Box::pin(async move {
             let (endpoint, token) = (&session.endpoint, &session.token);
-            let call = api::look_up_self(&vault.0.transport, endpoint, token, patience);
+            let call = look_up::token(&vault.0.transport, endpoint, token, patience);
             let found = vault.timed(endpoint, "lookup_token", call).await;
             found.map_err(|error| classify::look_up(&error))
         })
@@ -330,7 +331,7 @@ impl LeaseKeeper for Vault {
         Box::pin(async move {
             let (endpoint, token) = (&session.endpoint, &session.token);
             let transport = &vault.0.transport;
-            let call = api::look_up_lease(transport, endpoint, token, &lease_id, patience);
+            let call = look_up::lease(transport, endpoint, token, &lease_id, patience);
             let found = vault.timed(endpoint, "lookup_lease", call).await;
             found.map_err(|error| classify::look_up(&error))
         })

@@ -130,9 +130,11 @@ impl Care {
         if self.warned || !ends {
             return None;
         }
-        let late = self.replace_from(poll)?;
-        let late = late.plus(poll.saturating_add(poll / 4));
-        Some(polls.stopped_at(assumed).map_or(late, |at| late.min(at)))
+        let from = self.replace_from(poll)?;
+        let late = from.plus(poll.saturating_add(poll / 4));
+        let at = polls.stopped_at(assumed).map_or(late, |at| late.min(at));
+        // Renewals that fail may succeed again: an outage is no reason to complain as long as there is time.
+        Some(if self.life.renews() { at.max(from) } else { at })
     }
 
     pub fn renew_at(&self, poll: Duration) -> Option<Moment> {

@@ -62,7 +62,7 @@ struct Auth<'a> {
 }
 
 /// A field as it should be written, or its type's nothing.
-pub fn or_nothing<T: Default + DeserializeOwned>(field: Option<&RawValue>) -> T {
+fn or_nothing<T: Default + DeserializeOwned>(field: Option<&RawValue>) -> T {
     field
         .and_then(|field| serde_json::from_str(field.get()).ok())
         .unwrap_or_default()
@@ -106,7 +106,9 @@ pub fn logged_in(asked: Asked<'_>, reply: &Reply, jwt: &Secret) -> Result<Logged
     let auth = parsed
         .auth
         .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply grants no token"))?;
-    let token = Secret::from(or_nothing::<String>(auth.client_token));
+    let unusable = |_| VaultError::new(Kind::NotVault, asked, "the reply's token is no text");
+    let token = auth.client_token.map_or("\"\"", RawValue::get);
+    let token = Secret::from(serde_json::from_str::<String>(token).map_err(unusable)?);
     if token.expose().is_empty() {
         return Err(VaultError::new(
             Kind::Denied,
@@ -250,43 +252,6 @@ pub fn renewed_lease(asked: Asked<'_>, reply: &Reply, sent: Moment) -> Result<Re
     ))
 }
 
-/// `POST sys/leases/lookup`: whether the server still has this lease. `default` allows it.
-pub async fn look_up_lease(
-    transport: &Transport,
-    endpoint: &Endpoint,
-    token: &Secret,
-    lease_id: &str,
-    patience: Duration,
-) -> Result<(), VaultError> {
-    let body = serde_json::json!({ "lease_id": lease_id });
-    let asked = asked("POST sys/leases/lookup", endpoint);
-    let mut call = post("sys/leases/lookup", &body, token);
-    call.patience = Some(patience);
-    send(transport, endpoint, asked, call, None).await?;
-    Ok(())
-}
-
-/// `GET auth/token/lookup-self`: whether the server still has this token. `default` allows it.
-pub async fn look_up_self(
-    transport: &Transport,
-    endpoint: &Endpoint,
-    token: &Secret,
-    patience: Duration,
-) -> Result<(), VaultError> {
-    let asked = asked("GET auth/token/lookup-self", endpoint);
-    let call = Call {
-        method: Method::GET,
-        path: "auth/token/lookup-self",
-        query: &[],
-        body: None,
-        token: Some(token),
-        patience: Some(patience),
-        room: None,
-    };
-    send(transport, endpoint, asked, call, None).await?;
-    Ok(())
-}
-
 /// `POST auth/token/revoke-self`.
 pub async fn revoke_self(
     transport: &Transport,
@@ -372,7 +337,7 @@ pub fn asked<'a>(call: &'a str, endpoint: &'a Endpoint) -> Asked<'a> {
     }
 }
 
-fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> Call<'a> {
+pub fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> Call<'a> {
     Call {
         method: Method::POST,
         path,
@@ -438,79 +403,4 @@ pub fn parse<'a, T: Deserialize<'a>>(asked: Asked<'_>, reply: &'a Reply) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    fn reply(body: &str) -> Reply {
-        Reply {
-            status: 200,
-            retry_after: None,
-            body: crate::redacted::SecretBytes::from(body.as_bytes().to_vec()),
-        }
-    }
-
-    const ASKED: Asked<'_> = Asked {
-        call: "renew",
-        address: "http://vault",
-        namespace: None,
-    };
-
-    #[test]
-    fn a_renewal_whose_body_says_nothing_is_none() {
-        let sent = Moment::from_boot(HOUR);
-        for body in [
-            "",
-            "{}",
-            "<html>",
-            r#"{"lease_id":"","lease_duration":0,"data":null}"#,
-            r#"{"lease_id":"x"}"#,
-            r#"{"lease_duration":-1}"#,
-        ] {
-            assert!(renewed_lease(ASKED, &reply(body), sent).is_err(), "{body}");
-        }
-        for body in ["", "{}", "<html>", r#"{"auth":null}"#, r#"{"auth":{}}"#] {
-            assert!(renewed_self(ASKED, &reply(body), sent).is_err(), "{body}");
-        }
-        let granted = |body| {
-            renewed_lease(ASKED, &reply(body), sent)
-                .unwrap()
-                .term
-                .granted
-        };
-        assert_eq!(granted(r#"{"lease_duration":3600}"#), HOUR);
-        assert_eq!(granted(r#"{"lease_duration":"3600"}"#), HOUR);
-        // The server floors.
-        let last = r#"{"lease_id":"x","lease_duration":0,"renewable":true}"#;
-        assert_eq!(granted(last), Duration::from_secs(1));
-    }
-
-    #[test]
-    fn a_login_is_never_lost_for_how_a_number_is_written() {
-        let jwt = Secret::from("jwt".to_owned());
-        for (duration, wanted) in [
-            ("3600", 3600),
-            ("3600.7", 3600),
-            ("\"3600\"", 3600),
-            ("-1", 1),
-            ("null", 1),
-            ("[]", 1),
-        ] {
-            let body = format!(
-                r#"{{"auth":{{"client_token":"t","renewable":true,"lease_duration":{duration},"num_uses":-1,"policies":null}}}}"#
-            );
-            let given = logged_in(ASKED, &reply(&body), &jwt);
-            let given = given.map(|given| given.granted.as_secs());
-            assert_eq!(given, Ok(wanted), "{duration}");
-        }
-    }
-
-    #[test]
-    fn what_is_floored_to_nothing_still_ends() {
-        let sent = Moment::from_boot(HOUR);
-        let last = renewal(sent, Duration::ZERO, true, None);
-        assert!(last.capped);
-        assert_eq!(last.term.end(), Some(sent.plus(Duration::from_secs(1))));
-    }
-}
+mod tests;

@@ -6,9 +6,8 @@ use http::Method;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::api::or_nothing;
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
-use super::lifetime::{self, Leaseless, ending, seconds};
+use super::lifetime::{self, Leaseless, ending};
 use super::room::Room;
 use super::transport::{Call, Reply, Transport};
 use super::{api, bare};
@@ -17,26 +16,25 @@ use crate::grant::{Grant, Keep, Session, Term};
 use crate::redacted::Secret;
 use crate::spec::Request;
 
-/// The reply's own fields. None of them has a type here: a reply that has created something is never refused
-/// for how its server writes a number.
+/// The reply's own fields, of the types that Vault's Go client gives them (vault/api `secret.go`).
 #[derive(Deserialize)]
 struct Envelope<'a> {
-    #[serde(borrow, default)]
-    lease_id: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    lease_duration: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    renewable: Option<&'a RawValue>,
-    #[serde(borrow, default)]
-    mount_type: Option<&'a RawValue>,
+    #[serde(default)]
+    lease_id: Option<String>,
+    #[serde(default)]
+    lease_duration: Option<i64>,
+    #[serde(default)]
+    renewable: Option<bool>,
+    #[serde(default)]
+    mount_type: Option<String>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
     #[serde(default)]
     auth: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     wrap_info: Option<serde::de::IgnoredAny>,
-    #[serde(borrow, default)]
-    warnings: Option<&'a RawValue>,
+    #[serde(default)]
+    warnings: Option<Vec<String>>,
 }
 
 /// A read's name in messages: never its query or arguments.
@@ -86,7 +84,7 @@ pub fn granted(
         reply.body = enveloped;
     }
     let envelope: Envelope<'_> = api::parse(asked, &reply)?;
-    let warnings: Vec<String> = or_nothing(envelope.warnings);
+    let warnings = envelope.warnings.unwrap_or_default();
     let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
         let why = match (envelope.auth, envelope.wrap_info) {
             (Some(_), _) => "the reply grants a token, which is nothing to be mounted",
@@ -98,13 +96,11 @@ pub fn granted(
         return Err(VaultError::new(Kind::Empty, asked, text));
     };
     api::tell_warnings(asked, Some(warnings), &[token]);
-    let lease_duration = envelope
-        .lease_duration
-        .and_then(seconds)
-        .unwrap_or_default();
-    let lease_id: String = or_nothing(envelope.lease_id);
+    let lease_duration = u64::try_from(envelope.lease_duration.unwrap_or_default());
+    let lease_duration = Duration::from_secs(lease_duration.unwrap_or_default());
+    let lease_id = envelope.lease_id.unwrap_or_default();
     let (keep, granted) = if lease_id.is_empty() {
-        let mount_type: String = or_nothing(envelope.mount_type);
+        let mount_type = envelope.mount_type.unwrap_or_default();
         let leaseless = Leaseless {
             request,
             lease_duration,
@@ -115,7 +111,7 @@ pub fn granted(
     } else {
         let keep = Keep::Lease {
             id: lease_id,
-            renewable: or_nothing(envelope.renewable),
+            renewable: envelope.renewable.unwrap_or_default(),
         };
         (keep, ending(lease_duration))
     };

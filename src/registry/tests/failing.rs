@@ -77,3 +77,15 @@ async fn renewals_that_fail_without_polls_are_said_aloud_before_the_end() {
     pass(HOUR).await;
     assert_eq!(node.told(), [NoticeKind::Expired]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_without_polls_is_nothing_to_complain_of_while_there_is_time() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    node.mount().await;
+    pass(Duration::from_secs(20 * 60)).await;
+    node.mood(Mood::Away);
+    pass(Duration::from_secs(25 * 60)).await;
+    node.mood(Mood::Well);
+    pass(HOUR).await;
+    assert_eq!(node.told(), []);
+}
