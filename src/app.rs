@@ -322,6 +322,7 @@ fn registry_settings(config: &Config) -> registry::Settings {
         poll: config.poll_interval,
         in_flight: config.renew_concurrency,
         rate: config.renew_rate,
+        look_up: config.lookup_interval,
         ..registry::Settings::default()
     }
 }

@@ -83,6 +83,8 @@ pub struct Config {
     pub renew_concurrency: usize,
     /// Renewals and revocations started in a second at each address.
     pub renew_rate: u32,
+    /// Within what time a lease or token is noticed that somebody else has revoked; zero: when it is renewed.
+    pub lookup_interval: Duration,
     /// How long a reply of the server is waited for, where the environment says so.
     pub client_timeout: Option<Duration>,
     /// The proxies of the environment.
@@ -239,6 +241,7 @@ impl Config {
             shutdown_timeout: flags.shutdown_timeout,
             renew_concurrency: flags.renew_concurrency,
             renew_rate: flags.renew_rate,
+            lookup_interval: flags.lookup_interval,
             client_timeout,
             proxies,
             follow_redirects,

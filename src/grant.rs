@@ -84,7 +84,9 @@ impl Session {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Keep {
-    /// A read without a life of its own: read again at every poll.
+    /// A read that shows what the server has stored: read again at every poll. A static role's credential is
+    /// one too (journals of 0.1 call that `rotated`).
+    #[serde(alias = "rotated")]
     Static,
     /// A lease.
     Lease {
@@ -95,8 +97,9 @@ pub enum Keep {
     },
     /// A certificate without a lease: good for its validity.
     Certificate,
-    /// A credential that the server itself rotates; its `ttl` tells when (`database/static-creds`).
-    Rotated,
+    /// A credential without a lease whose reply tells its end otherwise: an access token, an AWS session, an
+    /// SSH certificate.
+    Expiring,
     /// A write's reply of no known life (sign, decrypt): kept, and repeated after its refresh time.
     Written,
 }
@@ -109,7 +112,7 @@ pub struct Grant {
     pub body: SecretBytes,
     /// What keeps it good.
     pub keep: Keep,
-    /// The first term: of the lease, of the certificate's validity, of the `ttl`, of the refresh time.
+    /// The first term: of the lease, of the certificate's validity, of what the reply tells, of the refresh time.
     /// Without end for [`Keep::Static`].
     pub term: Term,
 }
@@ -120,7 +123,7 @@ impl Grant {
     pub fn lease_id(&self) -> Option<&str> {
         match &self.keep {
             Keep::Lease { id, .. } => Some(id),
-            Keep::Static | Keep::Certificate | Keep::Rotated | Keep::Written => None,
+            Keep::Static | Keep::Certificate | Keep::Expiring | Keep::Written => None,
         }
     }
 }
@@ -218,6 +221,21 @@ pub trait LeaseKeeper: Send + Sync + 'static {
         patience: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>>;
 
+    /// `auth/token/lookup-self`: whether the server still knows the token.
+    fn look_up_session(
+        &self,
+        session: Arc<Session>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), KeepError>>;
+
+    /// `sys/leases/lookup`: whether the server still knows the lease.
+    fn look_up_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: String,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), KeepError>>;
+
     /// `sys/leases/revoke` with `sync: false`. Not in the `default` policy.
     fn revoke_lease(
         &self,
@@ -225,4 +243,18 @@ pub trait LeaseKeeper: Send + Sync + 'static {
         lease_id: String,
         patience: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::timing::Nature;
+    use super::*;
+
+    #[test]
+    fn what_older_journals_call_rotated_is_read_at_each_poll() {
+        let keep: Keep = serde_json::from_str(r#""rotated""#).unwrap();
+        assert_eq!(keep, Keep::Static);
+        let nature: Nature = serde_json::from_str(r#""rotated""#).unwrap();
+        assert_eq!(nature, Nature::Static);
+    }
 }

@@ -29,6 +29,7 @@ struct Inner {
     vault_seconds: Histograms,
     volumes: Gauge,
     renewals: Counters,
+    look_ups: Counters,
     releases: Counters,
     missed: Counters,
     journal_errors: Counters,
@@ -75,6 +76,11 @@ impl Metrics {
             ),
             volumes: Gauge::default(),
             renewals: counters(&mut registry, "renewals", "Renewals, by kind and outcome"),
+            look_ups: counters(
+                &mut registry,
+                "look_ups",
+                "Questions whether the server still knows a token or a lease, by kind and outcome",
+            ),
             releases: counters(
                 &mut registry,
                 "releases",
@@ -140,6 +146,12 @@ impl Metrics {
     pub fn renewal(&self, kind: &str, outcome: &str) {
         let labels = by_kind(kind, outcome);
         self.0.renewals.get_or_create(&labels).inc();
+    }
+
+    /// A look-up has ended.
+    pub fn look_up(&self, kind: &str, outcome: &str) {
+        let labels = by_kind(kind, outcome);
+        self.0.look_ups.get_or_create(&labels).inc();
     }
 
     /// A revocation has ended.

@@ -55,6 +55,9 @@ pub struct Settings {
     pub in_flight: usize,
     /// Renewals and revocations started in a second, for each address.
     pub rate: u32,
+    /// Within what time it is noticed that somebody else has revoked a lease or a token; zero: only when it
+    /// is renewed.
+    pub look_up: Duration,
     /// How long after its pod's grace period a volume is given up whose path we cannot see.
     pub unseen: Duration,
 }
@@ -68,6 +71,7 @@ impl Default for Settings {
             poll: Duration::from_secs(120),
             in_flight: 16,
             rate: 50,
+            look_up: Duration::from_secs(600),
             unseen: Duration::from_secs(60),
         }
     }

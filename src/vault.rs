@@ -12,7 +12,8 @@ mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod gates;
-mod life;
+mod lifetime;
+mod look_up;
 mod pools;
 mod read;
 mod redirect;
@@ -231,7 +232,8 @@ impl Vault {
         {
             return TokenState::Unknown;
         }
-        let call = api::lookup_self(&self.0.transport, endpoint, &session.token);
+        let patience = self.0.settings.request_timeout;
+        let call = look_up::token(&self.0.transport, endpoint, &session.token, patience);
         match self.timed(endpoint, "lookup_token", call).await {
             Ok(()) => TokenState::Alive,
             Err(error) if error.is_dead_token() => TokenState::Dead,
@@ -359,6 +361,37 @@ impl LeaseKeeper for Vault {
             let call = api::renew_lease(transport, endpoint, token, &lease_id, sent, patience);
             let renewed = vault.timed(endpoint, "renew_lease", call).await;
             renewed.map_err(|error| classify::renewal(&error))
+        })
+    }
+
+    fn look_up_session(
+        &self,
+        session: Arc<Session>,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), KeepError>> {
+        let vault = self.clone();
+        Box::pin(async move {
+            let patience = vault.patience(patience);
+            let (endpoint, token) = (&session.endpoint, &session.token);
+            let call = look_up::token(&vault.0.transport, endpoint, token, patience);
+            let found = vault.timed(endpoint, "lookup_token", call).await;
+            found.map_err(|error| classify::look_up(&error))
+        })
+    }
+
+    fn look_up_lease(
+        &self,
+        session: Arc<Session>,
+        lease_id: String,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), KeepError>> {
+        let vault = self.clone();
+        Box::pin(async move {
+            let (endpoint, token) = (&session.endpoint, &session.token);
+            let (transport, patience) = (&vault.0.transport, vault.patience(patience));
+            let call = look_up::lease(transport, endpoint, token, &lease_id, patience);
+            let found = vault.timed(endpoint, "lookup_lease", call).await;
+            found.map_err(|error| classify::look_up(&error))
         })
     }
 

@@ -188,7 +188,7 @@ async fn it_goes_to_three_connections_and_no_more() {
     for refusal in [Refusal::RefusedStream, Refusal::GoAwayBefore] {
         let (asked, error) = login(&[refusal; 9]).await;
         assert_eq!(asked, 3, "{error}");
-        assert!(error.is_transient(), "{error}");
+        assert!(error.passes_by_itself(), "{error}");
     }
 }
 

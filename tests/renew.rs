@@ -169,31 +169,3 @@ async fn an_outage_shorter_than_what_is_left_is_survived() {
     }
     assert_eq!(world.logins(), 1);
 }
-
-#[tokio::test]
-async fn a_credential_that_the_server_rotates_is_read_again_after_its_rotation() {
-    let world = World::with(Setup {
-        role: json!({ "token_policies": ["app", "static"] }),
-        ..Setup::default()
-    })
-    .await;
-    let hcl = r#"path "database/static-creds/*" { capabilities = ["read"] }"#;
-    world.admin.policy("static", hcl).await;
-    let role = json!({ "username": "shop", "rotation_period": "5s", "db_name": "db" });
-    world.admin.write("database/static-roles/app", role).await;
-    let objects = "
-- {objectName: password, secretPath: database/static-creds/app, secretKey: password}
-";
-    let volume = world.volume("web");
-    world.mount(&volume, &class(objects)).await;
-    let first = volume.text("password");
-    world.mount(&volume, &class(objects)).await;
-    let reads = || world.vault.count("GET", "database/static-creds/");
-    assert_eq!(reads(), 1, "it is not read before its time");
-    // At the latest five seconds after the rotation.
-    seconds(11).await;
-    world.mount(&volume, &class(objects)).await;
-    assert_eq!(reads(), 2);
-    assert_ne!(volume.text("password"), first);
-    assert!(world.vault.verify_user("shop", &volume.text("password")));
-}

@@ -1,5 +1,6 @@
 //! The secrets engines.
 
+pub mod cloud;
 pub mod database;
 pub mod kv1;
 pub mod kv2;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::cloud::{Cloud, Kind};
 use self::database::Database;
 use self::kv1::Kv1;
 use self::kv2::Kv2;
@@ -26,6 +28,7 @@ pub enum Engine {
     Database(Database),
     Pki(Box<Pki>),
     Transit(Transit),
+    Cloud(Cloud),
 }
 
 impl Engine {
@@ -37,18 +40,22 @@ impl Engine {
             "database" => Some(Self::Database(Database::default())),
             "pki" => Some(Self::Pki(Box::default())),
             "transit" => Some(Self::Transit(Transit::default())),
+            "aws" => Some(Self::Cloud(Cloud::new(Kind::Aws))),
+            "gcp" => Some(Self::Cloud(Cloud::new(Kind::Gcp))),
             _ => None,
         }
     }
 
     /// Its type's name, and its version where it has one.
-    pub const fn kind(&self) -> (&'static str, Option<&'static str>) {
+    pub fn kind(&self) -> (&'static str, Option<&'static str>) {
         match self {
             Self::Kv1(_) => ("kv", Some("1")),
             Self::Kv2(_) => ("kv", Some("2")),
             Self::Database(_) => ("database", None),
             Self::Pki(_) => ("pki", None),
             Self::Transit(_) => ("transit", None),
+            Self::Cloud(cloud) if cloud.kind == Kind::Aws => ("aws", None),
+            Self::Cloud(_) => ("gcp", None),
         }
     }
 }
@@ -83,6 +90,7 @@ pub fn handle(core: &mut Core, request: &Request, mount: &str) -> Answer {
         Engine::Database(database) => database.handle(request, rest, terms),
         Engine::Pki(pki) => pki.handle(request, rest, terms),
         Engine::Transit(transit) => transit.handle(request, rest).into(),
+        Engine::Cloud(cloud) => cloud.handle(request, rest).into(),
     };
     match given {
         Given::Answer(answer) => answer,

@@ -144,6 +144,10 @@ pub struct Flags {
     /// The driver's rotation poll interval, assumed until two polls were seen
     #[arg(long, value_parser = duration::parse, default_value = "2m")]
     pub poll_interval: Duration,
+    /// Within what time a lease or token is noticed that an administrator has revoked; 0s: when it is
+    /// renewed next
+    #[arg(long, value_parser = duration::parse, default_value = "10m")]
+    pub lookup_interval: Duration,
     /// Deadline of the drain at shutdown
     #[arg(long, value_parser = duration::parse, default_value = "25s")]
     pub shutdown_timeout: Duration,

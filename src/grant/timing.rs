@@ -30,11 +30,12 @@ pub enum Nature {
     Lease,
     /// A certificate without a lease.
     Certificate,
-    /// A credential that the server rotates by itself.
-    Rotated,
+    /// A credential without a lease whose reply tells its end.
+    Expiring,
     /// A write's reply that is repeated after its refresh time.
     Written,
     /// A read that is repeated at every poll.
+    #[serde(alias = "rotated")]
     Static,
 }
 
@@ -70,7 +71,7 @@ impl Life {
             Keep::Static => (Nature::Static, false),
             Keep::Lease { renewable, .. } => (Nature::Lease, *renewable),
             Keep::Certificate => (Nature::Certificate, false),
-            Keep::Rotated => (Nature::Rotated, false),
+            Keep::Expiring => (Nature::Expiring, false),
             Keep::Written => (Nature::Written, false),
         };
         Self {
@@ -120,19 +121,31 @@ impl Life {
         match self.nature {
             Nature::Static => return Some(self.term.sent),
             _ if self.term.granted.is_zero() => return None,
-            Nature::Rotated => {
-                let settled = Duration::from_secs(1) + Duration::from_secs(4).mul_f64(unit(jitter));
-                return Some(self.term.sent.plus(granted.saturating_add(settled)));
-            }
             Nature::Written => return Some(self.term.sent.plus(granted)),
             Nature::Token | Nature::Lease if self.renews() => return None,
             Nature::Token => return Some(self.term.sent.plus(before_end)),
             // Once renewed and then capped: its last grant may be tiny, only its end counts.
             Nature::Lease if self.renewable => return Some(self.term.sent.plus(before_end)),
-            Nature::Lease | Nature::Certificate => {}
+            Nature::Lease | Nature::Certificate | Nature::Expiring => {}
         }
         let planned = granted.mul_f64(between(0.66, 0.80, jitter));
         Some(self.term.sent.plus(planned.min(before_end)))
+    }
+
+    /// From when on a poll replaces what should renew and whose renewals fail: at the second-to-last poll
+    /// before its end, or at the last one where its term has no room for two. `None` for what does not renew.
+    #[must_use]
+    pub fn replace_failing_from(&self, poll: Duration) -> Option<Moment> {
+        let granted = self.term.granted.min(LONGEST);
+        if !self.renews() || granted.is_zero() {
+            return None;
+        }
+        let margin = if granted > poll.saturating_mul(3) {
+            poll.saturating_mul(2)
+        } else {
+            poll.saturating_add(poll / 4)
+        };
+        Some(self.term.sent.plus(granted.saturating_sub(margin)))
     }
 
     /// Takes a renewal in. The end is final (`capped`) when the server says so, or when it has moved by
@@ -156,8 +169,8 @@ impl Life {
     pub fn too_short_for(&self, poll: Duration) -> bool {
         let ends = match self.nature {
             Nature::Token | Nature::Lease => !self.renews(),
-            Nature::Certificate => true,
-            Nature::Rotated | Nature::Written | Nature::Static => false,
+            Nature::Certificate | Nature::Expiring => true,
+            Nature::Written | Nature::Static => false,
         };
         ends && !self.term.granted.is_zero() && self.term.granted <= poll.saturating_mul(3)
     }
@@ -309,10 +322,35 @@ mod tests {
     }
 
     #[test]
-    fn a_rotated_credential_is_read_after_its_rotation() {
-        let rotated = life(Nature::Rotated, 30, false);
-        assert_eq!(rotated.replace_from(POLL, 0.0), Some(START.plus(secs(31))));
-        assert_eq!(rotated.replace_from(POLL, 1.0), Some(START.plus(secs(35))));
+    fn what_fails_to_renew_is_replaced_two_polls_before_its_end() {
+        let from = |granted| life(Nature::Lease, granted, true).replace_failing_from(POLL);
+        assert_eq!(from(3600), Some(START.plus(secs(3600 - 240))));
+        assert_eq!(from(361), Some(START.plus(secs(121))));
+        // No room for two: at the last poll before the end.
+        assert_eq!(from(360), Some(START.plus(secs(210))));
+        assert_eq!(from(60), Some(START));
+        assert_eq!(
+            life(Nature::Lease, 3600, false).replace_failing_from(POLL),
+            None
+        );
+        assert_eq!(
+            life(Nature::Token, 0, true).replace_failing_from(POLL),
+            None
+        );
+    }
+
+    #[test]
+    fn a_credential_that_tells_its_end_is_replaced_in_its_last_third() {
+        let session = life(Nature::Expiring, 3600, false);
+        assert_eq!(
+            session.replace_from(POLL, 0.0),
+            Some(START.plus(secs(2376)))
+        );
+        assert_eq!(
+            session.replace_from(POLL, 1.0),
+            Some(START.plus(secs(2880)))
+        );
+        assert!(life(Nature::Expiring, 300, false).too_short_for(POLL));
     }
 
     #[test]
@@ -348,6 +386,7 @@ mod tests {
         fn no_number_breaks_it(granted in any::<u64>(), poll in any::<u64>(), jitter in any::<f64>()) {
             let life = life(Nature::Lease, granted, true);
             let _ = life.renew_at(secs(poll), jitter);
+            let _ = life.replace_failing_from(secs(poll));
             let _ = Life { renewable: false, ..life }.replace_from(secs(poll), jitter);
             let _ = retry_delay(u32::MAX, Some(secs(poll)), Some(secs(granted)), jitter);
             let _ = resume_at(START, life.term.end(), START, jitter);

@@ -20,6 +20,10 @@ pub enum Task {
     RenewSession(VolumeKey, ItemKey),
     /// Renew a lease.
     RenewLease(VolumeKey, ItemKey),
+    /// Ask whether the server still knows a session's token.
+    LookUpSession(VolumeKey, ItemKey),
+    /// Ask whether the server still knows a lease.
+    LookUpLease(VolumeKey, ItemKey),
     /// Retire what a later Mount has replaced.
     Retire(VolumeKey),
     /// Take note of what has reached its end.
@@ -38,6 +42,8 @@ impl Task {
             | Self::RevokeLease(volume, _)
             | Self::RenewSession(volume, _)
             | Self::RenewLease(volume, _)
+            | Self::LookUpSession(volume, _)
+            | Self::LookUpLease(volume, _)
             | Self::Retire(volume)
             | Self::Expire(volume)
             | Self::Warn(volume)

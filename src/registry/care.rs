@@ -9,6 +9,14 @@ use crate::clock::Moment;
 use crate::grant::Renewal;
 use crate::grant::timing::{Life, Nature};
 
+/// So many renewals in a row must fail before a poll replaces a thing for it: one lost answer is no reason.
+const FAILING: u32 = 2;
+/// What of the interval passes before the server is asked whether it still knows a thing, at least and at most.
+const LOOK_UP_FROM: f64 = 0.4;
+const LOOK_UP_TO: f64 = 0.9;
+/// How soon a token's first denial is checked once more.
+const CONFIRM_AFTER: Duration = Duration::from_secs(3);
+
 /// A time that has come in any case.
 pub const AT_ONCE: Moment = Moment::from_boot(Duration::ZERO);
 
@@ -26,6 +34,24 @@ pub struct Care {
     pub busy: bool,
     /// That no poll comes to replace it has been said.
     pub warned: bool,
+    /// When the server was last seen to know it.
+    pub seen_alive_at: Moment,
+    /// How it is looked up between renewals.
+    pub look_ups: LookUps,
+}
+
+/// Whether, and when, the server is asked whether it still knows a thing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LookUps {
+    /// When it was not seen for most of the interval.
+    #[default]
+    Paced,
+    /// The last one failed: not before this moment.
+    From(Moment),
+    /// The server has denied this token once, then. It may be a standby that lags: asked again before it counts.
+    Suspected(Moment),
+    /// No policy allows the question.
+    Refused,
 }
 
 impl Care {
@@ -37,30 +63,78 @@ impl Care {
             attempt_at: None,
             busy: false,
             warned: false,
+            seen_alive_at: life.term.sent,
+            look_ups: LookUps::default(),
+        }
+    }
+
+    /// The server has shown that it knows it.
+    pub const fn seen_alive(&mut self, now: Moment) {
+        self.seen_alive_at = now;
+        if !matches!(self.look_ups, LookUps::Refused) {
+            self.look_ups = LookUps::Paced;
+        }
+    }
+
+    /// When the server is asked whether it still knows it; `None` where it need not be, because the next
+    /// renewal or its end comes within the interval, and where it may not be.
+    pub fn look_up_at(&self, poll: Duration, every: Duration) -> Option<Moment> {
+        let paced = LOOK_UP_FROM + (LOOK_UP_TO - LOOK_UP_FROM) * self.jitter.clamp(0.0, 1.0);
+        let planned = self.seen_alive_at.plus(every.mul_f64(paced));
+        let limit = self.seen_alive_at.plus(every);
+        let renewal = self.renew_at(poll).filter(|at| *at <= limit);
+        let end = self.life.term.end().filter(|end| *end <= limit);
+        match self.look_ups {
+            _ if every.is_zero() => None,
+            LookUps::Refused => None,
+            LookUps::Suspected(since) => Some(since.plus(CONFIRM_AFTER)),
+            _ if renewal.or(end).is_some() => None,
+            LookUps::Paced => Some(planned),
+            LookUps::From(earliest) => Some(planned.max(earliest)),
+        }
+    }
+
+    /// Whether its renewals fail, and not just once.
+    const fn failing(&self) -> bool {
+        self.failures >= FAILING
+    }
+
+    /// From when on a poll replaces it.
+    fn replace_from(&self, poll: Duration) -> Option<Moment> {
+        if self.life.renews() {
+            let from = self.life.replace_failing_from(poll);
+            from.filter(|_| self.failing())
+        } else {
+            self.life.replace_from(poll, self.jitter)
         }
     }
 
     /// Takes a good renewal in.
     pub fn renewed(&mut self, renewal: Option<Renewal>) {
+        // What was said of its failing renewals is over.
+        self.warned &= !self.failing();
         self.failures = 0;
         self.attempt_at = None;
         if let Some(renewal) = renewal {
             self.life.renewed(&renewal);
+            self.seen_alive(renewal.term.sent);
             self.jitter = rand::random();
         }
     }
 
     /// When it is said that no poll comes to replace it: a poll late, or once polls have plainly stopped.
-    /// `None` for what is renewed, was said to be too short for the rotation, or has been told.
+    /// `None` for what renews, was said to be too short for the rotation, or has been told.
     pub fn warn_at(&self, polls: &Polls, assumed: Duration) -> Option<Moment> {
         let poll = polls.interval(assumed);
-        let ends = self.ends() && !self.life.renews() && !self.life.too_short_for(poll);
+        let ends = self.ends() && !self.life.too_short_for(poll);
         if self.warned || !ends {
             return None;
         }
-        let late = self.life.replace_from(poll, self.jitter)?;
-        let late = late.plus(poll.saturating_add(poll / 4));
-        Some(polls.stopped_at(assumed).map_or(late, |at| late.min(at)))
+        let from = self.replace_from(poll)?;
+        let late = from.plus(poll.saturating_add(poll / 4));
+        let at = polls.stopped_at(assumed).map_or(late, |at| late.min(at));
+        // Renewals that fail may succeed again: an outage is no reason to complain as long as there is time.
+        Some(if self.life.renews() { at.max(from) } else { at })
     }
 
     pub fn renew_at(&self, poll: Duration) -> Option<Moment> {
@@ -82,16 +156,13 @@ impl Care {
     pub fn ends(&self) -> bool {
         matches!(
             self.life.nature,
-            Nature::Token | Nature::Lease | Nature::Certificate
+            Nature::Token | Nature::Lease | Nature::Certificate | Nature::Expiring
         )
     }
 
     /// Whether a poll at `now` replaces it.
     pub fn due(&self, poll: Duration, now: Moment) -> bool {
-        self.life
-            .replace_from(poll, self.jitter)
-            .is_some_and(|from| from <= now)
-            || (self.ends() && self.ended(now))
+        self.replace_from(poll).is_some_and(|from| from <= now) || (self.ends() && self.ended(now))
     }
 }
 

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::agenda::{ItemKey, Task, VolumeKey};
-use super::care::AT_ONCE;
+use super::care::{AT_ONCE, LookUps};
 use super::volume::{Duty, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Nature;
@@ -61,12 +61,14 @@ impl Volume {
         found
     }
 
-    /// What is to be done for this volume, and when. `assumed` is the poll interval until two were seen.
+    /// What is to be done for this volume, and when. `assumed` is the poll interval until two were seen,
+    /// `look_up` the time within which somebody else's revocation is noticed.
     pub fn agenda(
         &self,
         volume: VolumeKey,
         assumed: Duration,
         drain: Duration,
+        look_up: Duration,
     ) -> Vec<(Task, Moment)> {
         let poll = self.polls.interval(assumed);
         let mut tasks = Vec::new();
@@ -104,6 +106,7 @@ impl Volume {
                 )),
             }
         }
+        tasks.extend(self.look_ups(volume, poll, look_up));
         let retired = self.sessions.values().map(|held| held.duty);
         let retired = retired.chain(self.grants.values().map(|held| held.duty));
         let retire = retired.filter_map(|duty| match duty {
@@ -140,6 +143,39 @@ impl Volume {
             _ => self.forsaken_at.filter(|_| !self.mounting),
         };
         tasks.extend(give_up.map(|at| (Task::GiveUp(volume), at)));
+        tasks
+    }
+
+    /// What is looked up, and when: leases that the files show, and tokens that no lease' look-up covers. A use of
+    /// a token whose uses are limited is none of them.
+    fn look_ups(&self, volume: VolumeKey, poll: Duration, every: Duration) -> Vec<(Task, Moment)> {
+        let mut tasks = Vec::new();
+        if self.stage != Stage::Mounted {
+            return tasks;
+        }
+        for (key, owner) in &self.sessions {
+            if owner.duty != Duty::Open || owner.dead || owner.session.counted {
+                continue;
+            }
+            let leases = self.grants.iter().filter(|(_, held)| {
+                held.session == *key
+                    && held.duty == Duty::Open
+                    && !held.lost
+                    && held.grant.lease_id().is_some()
+            });
+            let mut covered = false;
+            for (lease, held) in leases {
+                covered |= held.care.look_ups != LookUps::Refused;
+                let at = held.care.look_up_at(poll, every);
+                let at = at.filter(|_| !held.care.busy);
+                tasks.extend(at.map(|at| (Task::LookUpLease(volume, *lease), at)));
+            }
+            let suspected = matches!(owner.care.look_ups, LookUps::Suspected(_));
+            if (!covered || suspected) && !owner.care.busy {
+                let at = owner.care.look_up_at(poll, every);
+                tasks.extend(at.map(|at| (Task::LookUpSession(volume, *key), at)));
+            }
+        }
         tasks
     }
 }

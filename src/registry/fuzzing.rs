@@ -46,7 +46,7 @@ fn lived(record: Record, same_boot: bool) {
         volume.retire(Duration::from_secs(60), now);
         assert!(
             volume
-                .agenda(1, POLL, POLL)
+                .agenda(1, POLL, POLL, POLL * 5)
                 .iter()
                 .all(|(task, _)| task.volume() == 1)
         );

@@ -25,6 +25,8 @@ pub struct Queue {
 pub struct Lane {
     renewals: Queue,
     revocations: Queue,
+    /// They wait for all others, and take a quarter of the places at most.
+    look_ups: Queue,
     pub rate: Rate,
     /// When those that wait may go on, where it is not an attempt's end that they wait for.
     pub resume_at: Option<Moment>,
@@ -76,24 +78,26 @@ impl Lane {
         Self {
             renewals: Queue::default(),
             revocations: Queue::default(),
+            look_ups: Queue::default(),
             rate: Rate::new(per_second, now),
             resume_at: None,
         }
     }
 
     const fn busy(&self) -> usize {
-        self.renewals.busy + self.revocations.busy
+        self.renewals.busy + self.revocations.busy + self.look_ups.busy
     }
 
     /// The one that a task stands in.
     pub const fn queue(&mut self, task: Task) -> &mut Queue {
         match task {
             Task::RevokeSession(..) | Task::RevokeLease(..) => &mut self.revocations,
+            Task::LookUpSession(..) | Task::LookUpLease(..) => &mut self.look_ups,
             _ => &mut self.renewals,
         }
     }
 
-    /// How many calls are due and wait.
+    /// How many renewals and revocations are due and wait.
     pub fn waiting(&self) -> usize {
         self.renewals.waiting.len() + self.revocations.waiting.len()
     }
@@ -114,12 +118,18 @@ impl Lane {
             .waiting
             .first()
             .filter(|_| self.busy() < most && self.revocations.busy < (places / 2).max(1));
-        renewal.into_iter().chain(revocation).min().copied()
+        let first = renewal.into_iter().chain(revocation).min().copied();
+        let look_up = || {
+            let first = self.look_ups.waiting.first().copied();
+            let room = self.busy() < most && self.look_ups.busy < (places / 4).max(1);
+            first.filter(|_| room && self.waiting() == 0)
+        };
+        first.or_else(look_up)
     }
 
     /// Whether nothing waits and nothing is under way.
     pub fn is_idle(&self) -> bool {
-        self.busy() == 0 && self.waiting() == 0
+        self.busy() == 0 && self.waiting() == 0 && self.look_ups.waiting.is_empty()
     }
 }
 
@@ -161,6 +171,26 @@ mod tests {
         let urgent = Task::RenewLease(99, 2);
         lane.queue(urgent).waiting.insert((at(6), urgent));
         assert_eq!(start_all(&mut lane, 16), [urgent]);
+    }
+
+    #[test]
+    fn look_ups_wait_for_all_others() {
+        let mut lane = Lane::new(50, at(0));
+        for volume in 0..10 {
+            let look_up = Task::LookUpLease(volume, 0);
+            lane.queue(look_up).waiting.insert((at(0), look_up));
+        }
+        let renewal = Task::RenewLease(99, 0);
+        lane.queue(renewal).waiting.insert((at(3000), renewal));
+        let started = start_all(&mut lane, 16);
+        assert_eq!(started.first(), Some(&renewal));
+        assert_eq!(started.len(), 5, "a quarter of the places");
+        assert_eq!(
+            lane.waiting(),
+            0,
+            "what waits is neither renewal nor revocation"
+        );
+        assert!(!lane.is_idle());
     }
 
     #[test]

@@ -43,7 +43,7 @@ impl Worker {
     fn where_and_until(&self, task: Task, item: ItemKey) -> Option<(String, Moment)> {
         let volume = self.volumes.get(&task.volume())?;
         let (session, care) = match task {
-            Task::RenewSession(..) | Task::RevokeSession(..) => {
+            Task::RenewSession(..) | Task::RevokeSession(..) | Task::LookUpSession(..) => {
                 let held = volume.sessions.get(&item)?;
                 (&held.session, &held.care)
             }
@@ -53,7 +53,11 @@ impl Worker {
             }
         };
         let never = Moment::from_boot(Duration::MAX);
-        let end = care.life.term.end().unwrap_or(never);
+        let end = match task {
+            // Not the end counts, but for how long nobody has seen it.
+            Task::LookUpSession(..) | Task::LookUpLease(..) => care.seen_alive_at,
+            _ => care.life.term.end().unwrap_or(never),
+        };
         Some((session.endpoint.address.clone(), end))
     }
 
@@ -110,7 +114,7 @@ impl Worker {
             };
             let mut go_on = lane.rate.next(now);
             if go_on <= now
-                && let Err(until) = self.keeper.admit(address, end)
+                && let Err(until) = self.keeper.admit(address, urgency(task, end))
             {
                 // A Mount may find it back before: it is asked again soon.
                 go_on = until.clamp(now.plus(Duration::from_millis(1)), now.plus(ASK_AGAIN));
@@ -181,6 +185,24 @@ impl Worker {
                     })
                 }
             }
+            Task::LookUpSession(_, item) => {
+                let held = volume.sessions.get_mut(&item)?;
+                held.care.busy = true;
+                let session = Arc::clone(&held.session);
+                Box::pin(async move {
+                    Outcome::LookedUp(keeper.look_up_session(session, LONGEST_PATIENCE).await)
+                })
+            }
+            Task::LookUpLease(_, item) => {
+                let held = volume.grants.get_mut(&item)?;
+                let session = Arc::clone(&volume.sessions.get(&held.session)?.session);
+                let lease = held.grant.lease_id()?.to_owned();
+                held.care.busy = true;
+                Box::pin(async move {
+                    let answer = keeper.look_up_lease(session, lease, LONGEST_PATIENCE);
+                    Outcome::LookedUp(answer.await)
+                })
+            }
             Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) | Task::Warn(_) => return None,
         })
     }
@@ -197,10 +219,34 @@ impl Worker {
         let now = self.clock.now();
         let key = task.volume();
         if let Some(volume) = self.volumes.get_mut(&key) {
-            upkeep::apply(volume, task, outcome, now, &self.metrics, &self.notices);
-            self.changed(key, None);
+            // A thing that was found as it should be is no news for the journal.
+            let unchanged = matches!(outcome, Outcome::LookedUp(Ok(())));
+            let every = self.settings.look_up;
+            upkeep::apply(
+                volume,
+                task,
+                outcome,
+                every,
+                now,
+                &self.metrics,
+                &self.notices,
+            );
+            if unchanged {
+                self.plan(key);
+            } else {
+                self.changed(key, None);
+            }
         }
         self.pump(&address);
+    }
+}
+
+/// When what a call keeps alive ends: no pause of the breaker is longer than a part of that. A look-up can
+/// wait.
+const fn urgency(task: Task, end: Moment) -> Moment {
+    match task {
+        Task::LookUpSession(..) | Task::LookUpLease(..) => Moment::from_boot(Duration::MAX),
+        _ => end,
     }
 }
 

@@ -211,6 +211,7 @@ impl Record {
             } else {
                 Polls::default()
             },
+            requests: 0,
             sessions,
             grants,
         };

@@ -50,7 +50,7 @@ const NATURES: [&str; 6] = [
     "token",
     "lease",
     "certificate",
-    "rotated",
+    "expiring",
     "written",
     "static",
 ];
@@ -60,7 +60,7 @@ const fn place(nature: Nature) -> usize {
         Nature::Token => 0,
         Nature::Lease => 1,
         Nature::Certificate => 2,
-        Nature::Rotated => 3,
+        Nature::Expiring => 3,
         Nature::Written => 4,
         Nature::Static => 5,
     }

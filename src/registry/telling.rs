@@ -14,7 +14,8 @@ const fn noun(nature: Nature) -> &'static str {
     match nature {
         Nature::Token => "token",
         Nature::Lease => "lease",
-        Nature::Certificate | Nature::Rotated | Nature::Written | Nature::Static => "certificate",
+        Nature::Certificate => "certificate",
+        Nature::Expiring | Nature::Written | Nature::Static => "credential",
     }
 }
 

@@ -1,5 +1,7 @@
 //! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
 
+mod failing;
+mod look_ups;
 mod mounts;
 mod outage;
 
@@ -31,6 +33,12 @@ enum Mood {
     Well,
     Away,
     NoSuchToken,
+    /// Somebody has revoked the leases; tokens live.
+    NoSuchLease,
+    /// The leases' backend is broken; tokens renew.
+    LeasesBroken,
+    /// No policy allows a look-up.
+    LookUpsForbidden,
 }
 
 struct Server {
@@ -55,7 +63,7 @@ impl Server {
     fn renewal(&self, mood: Mood) -> Result<Renewal, KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well => {
+            Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
                 let sent = self.clock.now();
                 let granted = self.term.min(self.last.since(sent));
                 let term = Term { sent, granted };
@@ -73,10 +81,27 @@ impl Server {
         }
     }
 
+    fn look_up(&self, mood: Mood, lease: bool) -> Result<(), KeepError> {
+        let why = "as the test wants".to_owned();
+        match mood {
+            Mood::Well | Mood::LeasesBroken => Ok(()),
+            Mood::Away => Err(KeepError::Transient {
+                why,
+                retry_after: None,
+            }),
+            Mood::NoSuchToken => Err(KeepError::TokenDead { why }),
+            Mood::NoSuchLease if lease => Err(KeepError::Gone { why }),
+            Mood::NoSuchLease => Ok(()),
+            Mood::LookUpsForbidden => Err(KeepError::Forbidden { why }),
+        }
+    }
+
     fn revocation(mood: Mood) -> Result<Revoked, KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well => Ok(Revoked::Accepted),
+            Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
+                Ok(Revoked::Accepted)
+            }
             Mood::Away => Err(KeepError::Transient {
                 why,
                 retry_after: None,
@@ -122,7 +147,35 @@ impl LeaseKeeper for Fake {
         _: String,
         _: Duration,
     ) -> BoxFuture<'static, Result<Renewal, KeepError>> {
-        let answer = self.0.renewal(self.0.note("renew lease"));
+        let answer = match self.0.note("renew lease") {
+            Mood::NoSuchLease => Err(KeepError::Gone {
+                why: "as the test wants".to_owned(),
+            }),
+            Mood::LeasesBroken => Err(KeepError::Transient {
+                why: "as the test wants".to_owned(),
+                retry_after: None,
+            }),
+            mood => self.0.renewal(mood),
+        };
+        Box::pin(async { answer })
+    }
+
+    fn look_up_session(
+        &self,
+        _: Arc<Session>,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<(), KeepError>> {
+        let answer = self.0.look_up(self.0.note("look the token up"), false);
+        Box::pin(async { answer })
+    }
+
+    fn look_up_lease(
+        &self,
+        _: Arc<Session>,
+        _: String,
+        _: Duration,
+    ) -> BoxFuture<'static, Result<(), KeepError>> {
+        let answer = self.0.look_up(self.0.note("look the lease up"), true);
         Box::pin(async { answer })
     }
 

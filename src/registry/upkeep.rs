@@ -1,11 +1,11 @@
-//! What follows from a renewal or a revocation: how each answer changes the volume it was for.
+//! What follows from a renewal, a revocation or a look-up: how each answer changes the volume it was for.
 
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
 use super::agenda::{ItemKey, Task};
-use super::care::Care;
+use super::care::{Care, LookUps};
 use super::notice::{NoticeKind, Notices};
 use super::volume::Volume;
 use crate::clock::Moment;
@@ -17,6 +17,7 @@ use crate::metrics::Metrics;
 pub enum Outcome {
     Renewed(Result<Renewal, KeepError>),
     Revoked(Result<Revoked, KeepError>),
+    LookedUp(Result<(), KeepError>),
     /// The attempt itself broke down (it panicked): as good as unanswered.
     Broken,
 }
@@ -56,16 +57,20 @@ pub fn apply(
     volume: &mut Volume,
     task: Task,
     outcome: Outcome,
+    every: Duration,
     now: Moment,
     metrics: &Metrics,
     notices: &Notices,
 ) {
     let item = match task {
-        Task::RenewSession(_, key) | Task::RevokeSession(_, key) => Item::Session(key),
-        Task::RenewLease(_, key) | Task::RevokeLease(_, key) => Item::Lease(key),
+        Task::RenewSession(_, key) | Task::RevokeSession(_, key) | Task::LookUpSession(_, key) => {
+            Item::Session(key)
+        }
+        Task::RenewLease(_, key) | Task::RevokeLease(_, key) | Task::LookUpLease(_, key) => {
+            Item::Lease(key)
+        }
         Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) | Task::Warn(_) => return,
     };
-    let renews = matches!(task, Task::RenewSession(..) | Task::RenewLease(..));
     let answer = match outcome {
         Outcome::Broken => Err(KeepError::Transient {
             why: "the attempt broke down".to_owned(),
@@ -73,11 +78,16 @@ pub fn apply(
         }),
         Outcome::Renewed(result) => result.map(Some),
         Outcome::Revoked(result) => result.map(|_| None),
+        Outcome::LookedUp(result) => result.map(|()| None),
     };
-    if renews {
-        renewed(volume, item, answer, now, metrics, notices);
-    } else {
-        revoked(volume, item, answer, now, metrics, notices);
+    match task {
+        Task::RenewSession(..) | Task::RenewLease(..) => {
+            renewed(volume, item, answer, now, metrics, notices);
+        }
+        Task::LookUpSession(..) | Task::LookUpLease(..) => {
+            looked_up(volume, item, answer, every, now, metrics, notices);
+        }
+        _ => revoked(volume, item, answer, now, metrics, notices),
     }
 }
 
@@ -140,6 +150,84 @@ fn renewed(
             );
             lose(volume, item, &error, now);
             let text = format!("the {kind} is dead; the next rotation poll replaces it: {error}");
+            notices.tell(volume, NoticeKind::Expired, text);
+        }
+    }
+}
+
+/// Takes the answer in to whether the server still knows a thing. `every`: the time between two questions.
+fn looked_up(
+    volume: &mut Volume,
+    item: Item,
+    answer: Answer,
+    every: Duration,
+    now: Moment,
+    metrics: &Metrics,
+    notices: &Notices,
+) {
+    let (kind, id) = (item.kind(), volume.id.to_string());
+    let owner = match item {
+        Item::Session(key) => Some(key),
+        Item::Lease(key) => volume.grants.get(&key).map(|held| held.session),
+    };
+    let Some((care, name)) = item.of(volume) else {
+        return;
+    };
+    care.busy = false;
+    let suspected = matches!(care.look_ups, LookUps::Suspected(_));
+    match answer {
+        Ok(_) => {
+            metrics.look_up(kind, "ok");
+            care.seen_alive(now);
+            // The question was asked with its session's token.
+            if let Some(owner) = owner.and_then(|key| volume.sessions.get_mut(&key)) {
+                owner.care.seen_alive(now);
+            }
+        }
+        Err(KeepError::Forbidden { why } | KeepError::NotRenewable { why }) => {
+            metrics.look_up(kind, "refused");
+            care.look_ups = LookUps::Refused;
+            debug!(volume = id, kind, name, why, "may not be looked up");
+        }
+        Err(KeepError::Transient { why, .. }) => {
+            metrics.look_up(kind, "retry");
+            let pause = every / 8 + every.mul_f64(rand::random::<f64>() / 8.0);
+            care.look_ups = LookUps::From(now.plus(pause));
+            debug!(
+                volume = id,
+                kind, name, why, "not looked up; it is tried again"
+            );
+        }
+        Err(KeepError::TokenDead { why }) if !suspected => {
+            metrics.look_up(kind, "denied");
+            debug!(
+                volume = id,
+                kind, name, why, "the token was denied: asked once more"
+            );
+            // The lease' own question is put off until its token's is answered.
+            care.look_ups = LookUps::From(now.plus(every / 8));
+            let owner = owner.and_then(|key| volume.sessions.get_mut(&key));
+            let owner = owner.filter(|owner| owner.care.look_ups != LookUps::Refused);
+            if let Some(owner) = owner {
+                owner.care.look_ups = LookUps::Suspected(now);
+            } else if let Some((care, _)) = item.of(volume) {
+                // Its token may not be asked about: a renewal or a poll will tell.
+                care.look_ups = LookUps::Refused;
+            }
+        }
+        Err(error @ (KeepError::Gone { .. } | KeepError::TokenDead { .. })) => {
+            metrics.look_up(kind, "dead");
+            error!(
+                volume = id,
+                kind,
+                name,
+                why = %error,
+                "somebody else has revoked it at the server: the next poll replaces it"
+            );
+            lose(volume, item, &error, now);
+            let text = format!(
+                "somebody else has revoked the {kind} at the server; the next rotation poll replaces it: {error}"
+            );
             notices.tell(volume, NoticeKind::Expired, text);
         }
     }

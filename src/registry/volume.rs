@@ -111,6 +111,8 @@ pub struct Volume {
     pub polls: Polls,
     /// The last login at a poll.
     pub logged_in_at: Option<Moment>,
+    /// How many requests its last Mount had; none after a restart.
+    pub requests: usize,
     pub sessions: BTreeMap<ItemKey, HeldSession>,
     pub grants: BTreeMap<ItemKey, HeldGrant>,
 }
@@ -128,6 +130,7 @@ impl Volume {
             forsaken_at: None,
             polls: Polls::default(),
             logged_in_at: None,
+            requests: 0,
             sessions: BTreeMap::new(),
             grants: BTreeMap::new(),
         }
@@ -152,6 +155,8 @@ impl Volume {
     /// first Mount that was cut short waits `park` for its volume to come back.
     pub fn resume(&mut self, poll: Duration, park: Duration, now: Moment) {
         for (duty, care) in self.duties() {
+            // As if all had just been seen: their look-ups spread over most of the interval.
+            care.seen_alive_at = now;
             let planned = care.life.renew_at(poll, care.jitter);
             if let Some(planned) = planned.filter(|_| *duty != Duty::Releasing) {
                 let end = care.life.term.end();
@@ -184,6 +189,7 @@ impl Volume {
         if !spec.class.is_empty() {
             self.class.clone_from(&spec.class);
         }
+        self.requests = spec.requests().len();
         self.mounting = true;
         self.seen |= seen;
         self.missing_since = None;
@@ -205,7 +211,7 @@ impl Volume {
             let under = match held.grant.keep {
                 Keep::Lease { .. } => session.is_some_and(|(key, _)| *key == held.session),
                 // No lease hangs from the session: it outlives it, within the same authority.
-                Keep::Certificate | Keep::Rotated | Keep::Written | Keep::Static => self
+                Keep::Certificate | Keep::Expiring | Keep::Written | Keep::Static => self
                     .sessions
                     .get(&held.session)
                     .is_some_and(|owner| owner.session.serves(spec)),
@@ -313,6 +319,12 @@ impl Volume {
             answered: false,
             confirmed: false,
         };
+        // Static reads are repeated by every Mount, and their grants do not come here: the token has served.
+        if grants.len() < self.requests
+            && let Some(held) = self.sessions.get_mut(&session)
+        {
+            held.care.seen_alive(now);
+        }
         let mut replaced = Vec::new();
         for held in self.grants.values_mut() {
             if grants.iter().any(|used| Arc::ptr_eq(used, &held.grant)) {

@@ -385,7 +385,12 @@ impl Worker {
 
     pub(super) fn tasks(&self, key: VolumeKey) -> Vec<(Task, Moment)> {
         self.volumes.get(&key).map_or_else(Vec::new, |volume| {
-            volume.agenda(key, self.settings.poll, self.settings.drain)
+            volume.agenda(
+                key,
+                self.settings.poll,
+                self.settings.drain,
+                self.settings.look_up,
+            )
         })
     }
 
@@ -431,7 +436,9 @@ impl Worker {
                 Task::RenewSession(_, item)
                 | Task::RevokeSession(_, item)
                 | Task::RenewLease(_, item)
-                | Task::RevokeLease(_, item) => self.queue(task, item),
+                | Task::RevokeLease(_, item)
+                | Task::LookUpSession(_, item)
+                | Task::LookUpLease(_, item) => self.queue(task, item),
             }
         }
     }

@@ -8,12 +8,13 @@ use std::time::Duration;
 use http::Method;
 use rustify::endpoint::Endpoint as Typed;
 use serde::Deserialize;
-use vaultrs::api::AuthInfo;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 use vaultrs::api::auth::kubernetes::requests::LoginWithKubernetesRequest;
 use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfRequest};
 
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
-use super::life::ending;
+use super::lifetime::{ending, seconds};
 use super::transport::{Call, Reply, Transport};
 use crate::clock::Moment;
 use crate::grant::{Renewal, Term, TokenKind};
@@ -32,35 +33,51 @@ pub struct LoggedIn {
     pub granted: Duration,
 }
 
+/// A login's or a token renewal's reply. A login that succeeded is never refused for how its server writes a
+/// number: nobody else would ever know its token.
 #[derive(Deserialize)]
-struct Auth {
-    #[serde(default)]
-    auth: Option<AuthInfo>,
-    #[serde(default)]
-    warnings: Option<Vec<String>>,
-}
-
-/// What vaultrs leaves out of `auth`.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Uses {
-    auth: NumUses,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct NumUses {
-    num_uses: u64,
+struct Authenticated<'a> {
+    #[serde(borrow, default)]
+    auth: Option<Auth<'a>>,
+    #[serde(borrow, default)]
+    warnings: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Lease {
-    #[serde(default)]
-    lease_duration: u64,
-    #[serde(default)]
-    renewable: bool,
-    #[serde(default)]
-    warnings: Option<Vec<String>>,
+struct Auth<'a> {
+    #[serde(borrow, default)]
+    client_token: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    accessor: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    token_type: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    policies: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    renewable: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    lease_duration: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    num_uses: Option<&'a RawValue>,
+}
+
+/// A field as it should be written, or its type's nothing.
+fn or_nothing<T: Default + DeserializeOwned>(field: Option<&RawValue>) -> T {
+    field
+        .and_then(|field| serde_json::from_str(field.get()).ok())
+        .unwrap_or_default()
+}
+
+#[derive(Deserialize)]
+struct Lease<'a> {
+    #[serde(borrow, default)]
+    lease_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    lease_duration: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    renewable: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    warnings: Option<&'a RawValue>,
 }
 
 /// `POST auth/<mount>/login`. The kubernetes and the jwt method have the same request.
@@ -85,36 +102,39 @@ pub async fn login(
 
 /// What a login's reply grants.
 pub fn logged_in(asked: Asked<'_>, reply: &Reply, jwt: &Secret) -> Result<LoggedIn, VaultError> {
-    let parsed: Auth = parse(asked, reply)?;
-    let uses: Uses = parse(asked, reply).unwrap_or_default();
+    let parsed: Authenticated<'_> = parse(asked, reply)?;
     let auth = parsed
         .auth
         .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply grants no token"))?;
-    if auth.client_token.is_empty() {
+    let unusable = |_| VaultError::new(Kind::NotVault, asked, "the reply's token is no text");
+    let token = auth.client_token.map_or("\"\"", RawValue::get);
+    let token = Secret::from(serde_json::from_str::<String>(token).map_err(unusable)?);
+    if token.expose().is_empty() {
         return Err(VaultError::new(
             Kind::Denied,
             asked,
             "the server asks for a second factor, which a pod cannot give",
         ));
     }
-    let token = Secret::from(auth.client_token);
-    tell_warnings(asked, parsed.warnings, &[jwt, &token]);
+    tell_warnings(asked, or_nothing(parsed.warnings), &[jwt, &token]);
+    let renewable = or_nothing(auth.renewable);
+    let granted = auth.lease_duration.and_then(seconds).unwrap_or_default();
     Ok(LoggedIn {
         token,
-        accessor: auth.accessor,
-        kind: if auth.token_type == "batch" {
+        accessor: or_nothing(auth.accessor),
+        kind: if or_nothing::<String>(auth.token_type) == "batch" {
             TokenKind::Batch
         } else {
             TokenKind::Service
         },
-        policies: auth.policies,
-        renewable: auth.renewable,
-        uses: uses.auth.num_uses,
+        policies: or_nothing(auth.policies),
+        renewable,
+        uses: or_nothing(auth.num_uses),
         // Only a token that cannot be renewed may be without end (root's).
-        granted: if auth.renewable {
-            ending(auth.lease_duration)
+        granted: if renewable || !granted.is_zero() {
+            ending(granted)
         } else {
-            Duration::from_secs(auth.lease_duration)
+            granted
         },
     })
 }
@@ -145,26 +165,6 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
     reply.is_ok_and(|reply| matches!(reply.status, 200..=299 | 429 | 472 | 473))
 }
 
-/// `GET auth/token/lookup-self`, which the `default` policy allows.
-pub async fn lookup_self(
-    transport: &Transport,
-    endpoint: &Endpoint,
-    token: &Secret,
-) -> Result<(), VaultError> {
-    let asked = asked("GET auth/token/lookup-self", endpoint);
-    let call = Call {
-        method: Method::GET,
-        path: "auth/token/lookup-self",
-        query: &[],
-        body: None,
-        token: Some(token),
-        patience: None,
-        room: None,
-    };
-    send(transport, endpoint, asked, call, None).await?;
-    Ok(())
-}
-
 /// `POST auth/token/renew-self`, increment 0: the role's own TTL.
 pub async fn renew_self(
     transport: &Transport,
@@ -193,17 +193,22 @@ pub async fn renew_self(
 
 /// What a token's renewal grants.
 pub fn renewed_self(asked: Asked<'_>, reply: &Reply, sent: Moment) -> Result<Renewal, VaultError> {
-    let mut parsed: Auth = parse(asked, reply)?;
-    let mut auth = parsed
-        .auth
-        .take()
-        .ok_or_else(|| VaultError::new(Kind::NotVault, asked, "the reply renews nothing"))?;
-    zeroize::Zeroize::zeroize(&mut auth.client_token);
+    let nothing = || VaultError::new(Kind::NotVault, asked, "the reply renews nothing");
+    if reply.body.expose().is_empty() {
+        return Err(nothing());
+    }
+    let parsed: Authenticated<'_> = parse(asked, reply)?;
+    let auth = parsed.auth.ok_or_else(nothing)?;
+    if auth.lease_duration.is_none() {
+        return Err(nothing());
+    }
+    let granted = auth.lease_duration.and_then(seconds).unwrap_or_default();
+    let renewable = or_nothing(auth.renewable);
     Ok(renewal(
         sent,
-        auth.lease_duration,
-        auth.renewable,
-        parsed.warnings,
+        granted,
+        renewable,
+        or_nothing(parsed.warnings),
     ))
 }
 
@@ -226,12 +231,24 @@ pub async fn renew_lease(
 
 /// What a lease's renewal grants.
 pub fn renewed_lease(asked: Asked<'_>, reply: &Reply, sent: Moment) -> Result<Renewal, VaultError> {
-    let lease: Lease = parse(asked, reply)?;
+    let nothing = || VaultError::new(Kind::NotVault, asked, "the reply renews nothing");
+    if reply.body.expose().is_empty() {
+        return Err(nothing());
+    }
+    let lease: Lease<'_> = parse(asked, reply)?;
+    let named = !or_nothing::<String>(lease.lease_id).is_empty();
+    let granted = match lease.lease_duration.and_then(seconds) {
+        Some(granted) => granted,
+        // The server floors: the last second of this very lease has begun.
+        None if named && lease.lease_duration.is_some() => Duration::ZERO,
+        None => return Err(nothing()),
+    };
+    let renewable = or_nothing(lease.renewable);
     Ok(renewal(
         sent,
-        lease.lease_duration,
-        lease.renewable,
-        lease.warnings,
+        granted,
+        renewable,
+        or_nothing(lease.warnings),
     ))
 }
 
@@ -274,15 +291,20 @@ pub async fn revoke_lease(
     Ok(())
 }
 
-fn renewal(sent: Moment, seconds: u64, renewable: bool, warnings: Option<Vec<String>>) -> Renewal {
+fn renewal(
+    sent: Moment,
+    granted: Duration,
+    renewable: bool,
+    warnings: Option<Vec<String>>,
+) -> Renewal {
     Renewal {
         term: Term {
             sent,
-            granted: ending(seconds),
+            granted: ending(granted),
         },
         renewable,
         // Floored to nothing: its last second has begun.
-        capped: seconds == 0 || capped(warnings.as_deref()),
+        capped: granted.is_zero() || capped(warnings.as_deref()),
     }
 }
 
@@ -315,7 +337,7 @@ pub fn asked<'a>(call: &'a str, endpoint: &'a Endpoint) -> Asked<'a> {
     }
 }
 
-fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> Call<'a> {
+pub fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> Call<'a> {
     Call {
         method: Method::POST,
         path,
@@ -381,16 +403,4 @@ pub fn parse<'a, T: Deserialize<'a>>(asked: Asked<'_>, reply: &'a Reply) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR: Duration = Duration::from_secs(3600);
-
-    #[test]
-    fn what_is_floored_to_nothing_still_ends() {
-        let sent = Moment::from_boot(HOUR);
-        let last = renewal(sent, 0, true, None);
-        assert!(last.capped);
-        assert_eq!(last.term.end(), Some(sent.plus(Duration::from_secs(1))));
-    }
-}
+mod tests;

@@ -41,6 +41,22 @@ pub fn renewal(error: &VaultError) -> KeepError {
     }
 }
 
+/// Sorts a failed look-up. What no server could answer otherwise later is taken as refused.
+pub fn look_up(error: &VaultError) -> KeepError {
+    let why = error.to_string();
+    if error.is_dead_token() {
+        return KeepError::TokenDead { why };
+    }
+    let text = error.text().to_ascii_lowercase();
+    match error.kind() {
+        // A proxy's page says nothing about a policy.
+        Kind::Denied if text.is_empty() => transient(error, why),
+        Kind::Denied | Kind::Missing | Kind::Unsupported => KeepError::Forbidden { why },
+        Kind::Refused if GONE.iter().any(|known| text.contains(known)) => KeepError::Gone { why },
+        _ => transient(error, why),
+    }
+}
+
 /// Sorts a failed revocation of a token or of a lease: three of the refusals are good ends.
 pub fn revocation(error: &VaultError) -> Result<Revoked, KeepError> {
     let why = error.to_string();
@@ -161,6 +177,30 @@ mod tests {
                 wanted,
                 "{status} {text}"
             );
+        }
+    }
+
+    #[test]
+    fn look_ups_are_sorted_by_what_the_server_says() {
+        let table = [
+            (400, "invalid lease", "gone"),
+            (400, "something new", "transient"),
+            (403, "permission denied", "token dead"),
+            (
+                403,
+                "1 error occurred:\n\t* permission denied\n\n",
+                "forbidden",
+            ),
+            (403, "", "transient"),
+            (404, "", "forbidden"),
+            (405, "unsupported operation", "forbidden"),
+            (429, "rate limit quota exceeded", "transient"),
+            (500, "internal error", "transient"),
+            (503, "Vault is sealed", "transient"),
+        ];
+        for (status, text, wanted) in table {
+            let sorted = look_up(&failed(status, text));
+            assert_eq!(kind(&sorted), wanted, "{status} {text}");
         }
     }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
-use super::life::{self, Signs, ending};
+use super::lifetime::{self, Leaseless, ending};
 use super::room::Room;
 use super::transport::{Call, Reply, Transport};
 use super::{Settings, api, bare};
@@ -16,14 +16,17 @@ use crate::grant::{Grant, Keep, Session, Term};
 use crate::redacted::Secret;
 use crate::spec::Request;
 
+/// The reply's own fields, of the types that Vault's Go client gives them (vault/api `secret.go`).
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(default)]
-    lease_id: String,
+    lease_id: Option<String>,
     #[serde(default)]
-    lease_duration: u64,
+    lease_duration: Option<i64>,
     #[serde(default)]
-    renewable: bool,
+    renewable: Option<bool>,
+    #[serde(default)]
+    mount_type: Option<String>,
     #[serde(borrow, default)]
     data: Option<&'a RawValue>,
     #[serde(default)]
@@ -81,27 +84,36 @@ pub fn granted(
         reply.body = enveloped;
     }
     let envelope: Envelope<'_> = api::parse(asked, &reply)?;
+    let warnings = envelope.warnings.unwrap_or_default();
     let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
         let why = match (envelope.auth, envelope.wrap_info) {
             (Some(_), _) => "the reply grants a token, which is nothing to be mounted",
             (_, Some(_)) => "the reply is wrapped: a wrapping token, to be used once, is no file",
             _ => "the reply has no data",
         };
-        let warnings = envelope.warnings.unwrap_or_default().join("; ");
+        let warnings = warnings.join("; ");
         let text = shown(&format!("{why} {warnings}"), &[token.expose()]);
         return Err(VaultError::new(Kind::Empty, asked, text));
     };
-    api::tell_warnings(asked, envelope.warnings, &[token]);
-    // Data that is no object, or has these fields in other types, shows no sign of a life.
-    let signs: Signs = serde_json::from_str(data.get()).unwrap_or_default();
-    let (keep, granted) = if envelope.lease_id.is_empty() {
-        life::of(request.method, &signs, refresh)
+    api::tell_warnings(asked, Some(warnings), &[token]);
+    let lease_duration = u64::try_from(envelope.lease_duration.unwrap_or_default());
+    let lease_duration = Duration::from_secs(lease_duration.unwrap_or_default());
+    let lease_id = envelope.lease_id.unwrap_or_default();
+    let (keep, granted) = if lease_id.is_empty() {
+        let mount_type = envelope.mount_type.unwrap_or_default();
+        let leaseless = Leaseless {
+            request,
+            lease_duration,
+            mount_type: &mount_type,
+            data,
+        };
+        lifetime::of(&leaseless, refresh)
     } else {
         let keep = Keep::Lease {
-            id: envelope.lease_id,
-            renewable: envelope.renewable,
+            id: lease_id,
+            renewable: envelope.renewable.unwrap_or_default(),
         };
-        (keep, ending(envelope.lease_duration))
+        (keep, ending(lease_duration))
     };
     Ok(Grant {
         request: request.clone(),

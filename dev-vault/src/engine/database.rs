@@ -27,6 +27,14 @@ struct Static {
     rotated: Duration,
 }
 
+impl Static {
+    fn rotate(&mut self, users: &mut BTreeMap<String, String>, now: Duration) {
+        self.password = text::random(20);
+        self.rotated = now;
+        users.insert(self.username.clone(), self.password.clone());
+    }
+}
+
 impl Database {
     pub fn handle(&mut self, request: &Request, path: &str, terms: Terms) -> Given {
         let (kind, name) = path.split_once('/').unwrap_or((path, ""));
@@ -58,6 +66,13 @@ impl Database {
                 self.statics.insert(name.to_owned(), role);
                 Answer::no_content().into()
             }
+            "rotate-role" if request.writes() => match self.statics.get_mut(name) {
+                Some(role) => {
+                    role.rotate(&mut self.users, terms.now);
+                    Answer::no_content().into()
+                }
+                None => Answer::error(400, format!("unknown role: {name}")).into(),
+            },
             "creds" if request.reads() => self.creds(name, terms),
             "static-creds" if request.reads() => self.static_creds(name, terms.now).into(),
             _ => Answer::unsupported().into(),
@@ -102,10 +117,7 @@ impl Database {
             return Answer::error(400, format!("unknown role: {name}"));
         };
         if now >= role.rotated + role.period {
-            role.password = text::random(20);
-            role.rotated = now;
-            self.users
-                .insert(role.username.clone(), role.password.clone());
+            role.rotate(&mut self.users, now);
         }
         let left = (role.rotated + role.period).saturating_sub(now);
         Answer::data(json!({
