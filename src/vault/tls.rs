@@ -115,7 +115,7 @@ pub fn told(text: &str) -> String {
 }
 
 fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::ring::default_provider())
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 /// The configuration for settings. Files are read now; HTTP/2 is offered by the connector.

@@ -42,7 +42,7 @@ impl Drop for Front {
 impl Front {
     /// Ends TLS, of clients with a certificate of a CA (PEM) alone where one is given.
     pub async fn tls(to: SocketAddr, listen: &str, own: &Identity, clients: Option<&str>) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .unwrap();
