@@ -21,6 +21,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("journal", journal),
     ("replies", replies),
     ("paths", paths),
+    ("certificates", certificates),
 ];
 
 /// A Mount's message: attributes, secrets, target path and permission, with NUL between them.
@@ -45,6 +46,11 @@ pub fn tokens(data: &[u8]) {
 /// A journal file, and a journal file's record.
 pub fn journal(data: &[u8]) {
     registry::fuzzing::journal(data);
+}
+
+/// A bundle of certificates, as a class or a server brings it.
+pub fn certificates(data: &[u8]) {
+    vault::bundle(data);
 }
 
 /// A server's reply: a line with status and call (`200 GET`), then the body.

@@ -54,6 +54,7 @@ fn code_of_vault(kind: Kind) -> Code {
         | Kind::Unreachable
         | Kind::TimedOut
         | Kind::Untrusted
+        | Kind::Scheme
         | Kind::Away
         | Kind::Throttled
         | Kind::Server => Code::Unavailable,

@@ -40,6 +40,8 @@ pub enum VaultErrorKind {
     TimedOut,
     /// The TLS handshake failed.
     Untrusted,
+    /// It speaks TLS where the address says http, or the other way round.
+    Scheme,
     /// Not asked: the server has been away, and its next probe is not due yet.
     Away,
     /// 429.
@@ -137,6 +139,7 @@ impl VaultError {
             SendError::Unreachable(_) => VaultErrorKind::Unreachable,
             SendError::TimedOut(_) => VaultErrorKind::TimedOut,
             SendError::Untrusted(_) => VaultErrorKind::Untrusted,
+            SendError::Scheme(_) => VaultErrorKind::Scheme,
             SendError::Crowded(_) => VaultErrorKind::Away,
         };
         Self::new(kind, asked, error.to_string())
@@ -179,6 +182,7 @@ impl VaultError {
                 | VaultErrorKind::Unreachable
                 | VaultErrorKind::TimedOut
                 | VaultErrorKind::Untrusted
+                | VaultErrorKind::Scheme
                 | VaultErrorKind::Away
                 | VaultErrorKind::Throttled
                 | VaultErrorKind::Server
@@ -241,6 +245,7 @@ impl VaultError {
             Kind::Untrusted => {
                 "check the CA, the server's name and the client certificate; the driver tries again"
             }
+            Kind::Scheme => "correct the address in the class or in the daemon's flags",
             Kind::Away => "the driver tries again",
             Kind::Throttled => {
                 "raise the server's rate limit for this node; the driver tries again"
