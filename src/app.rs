@@ -100,7 +100,7 @@ impl App {
     /// One of them cannot be had.
     pub async fn build(config: Config) -> Result<Self, BuildError> {
         // kube's client asks for the process' own; fails where a test or an earlier build has said it.
-        let _ = rustls::crypto::ring::default_provider().install_default();
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         for note in &config.notes {
             warn!("{note}");
         }

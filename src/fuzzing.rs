@@ -22,6 +22,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("replies", replies),
     ("paths", paths),
     ("clients", clients),
+    ("certificates", certificates),
 ];
 
 /// A Mount's message: attributes, secrets, target path and permission, with NUL between them.
@@ -46,6 +47,11 @@ pub fn tokens(data: &[u8]) {
 /// A journal file, and a journal file's record.
 pub fn journal(data: &[u8]) {
     registry::fuzzing::journal(data);
+}
+
+/// A bundle of certificates, as a class or a server brings it.
+pub fn certificates(data: &[u8]) {
+    vault::bundle(data);
 }
 
 /// A server's reply: a line with status and call (`200 GET`), then the body.

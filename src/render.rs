@@ -4,10 +4,10 @@
 
 mod gojson;
 
+use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE};
-use ring::hmac;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;

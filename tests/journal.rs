@@ -13,8 +13,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use aws_lc_rs::digest;
 use leasehold::clock::{BootClock, Clock};
-use ring::digest;
 use serde_json::{Value, json};
 use support::driver::Volume;
 use support::world::{DATABASE, World, class};

@@ -1,5 +1,5 @@
 //! TLS to the server: files that are rotated, redirects, and whose key goes with which certificate. What is
-//! trusted stands in `tls/matrix.rs`, by which way a server is reached in `tls/ways.rs`.
+//! trusted stands in `tls/matrix.rs` and `tls/trust.rs`, by which way a server is reached in `tls/ways.rs`.
 
 #![allow(
     clippy::unwrap_used,
@@ -11,6 +11,8 @@
 #[path = "tls/matrix.rs"]
 mod matrix;
 mod support;
+#[path = "tls/trust.rs"]
+mod trust;
 #[path = "tls/ways.rs"]
 mod ways;
 

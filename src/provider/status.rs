@@ -93,6 +93,8 @@ fn code_of_vault(kind: Kind) -> Final {
         | Kind::Interrupted
         | Kind::TimedOut
         | Kind::Untrusted
+        | Kind::Scheme
+        | Kind::Scheme
         | Kind::Away
         | Kind::Throttled
         | Kind::Server

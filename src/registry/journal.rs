@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ring::digest;
+use aws_lc_rs::digest;
 use rustix::fs::FlockOperation;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;

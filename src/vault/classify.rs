@@ -78,7 +78,7 @@ pub fn sign(error: &VaultError) -> Sign {
         retry_after: error.retry_after(),
     };
     match (error.kind(), error.status()) {
-        (Kind::Settings | Kind::Untrusted | Kind::Away, _) => Sign::None,
+        (Kind::Settings | Kind::Untrusted | Kind::Scheme | Kind::Away, _) => Sign::None,
         (Kind::Unreachable | Kind::Interrupted, _) | (_, Some(429 | 502 | 504)) => unwell,
         // A namespace can be sealed by itself.
         (_, Some(503)) if error.text().contains("namespace is sealed") => Sign::Unclear,

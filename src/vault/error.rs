@@ -42,6 +42,8 @@ pub enum VaultErrorKind {
     TimedOut,
     /// The TLS handshake failed.
     Untrusted,
+    /// It speaks TLS where the address says http, or the other way round.
+    Scheme,
     /// Not asked: the server has been away, and its next probe is not due yet.
     Away,
     /// 429.
@@ -142,6 +144,7 @@ impl VaultError {
             SendError::Interrupted(_) => VaultErrorKind::Interrupted,
             SendError::TimedOut(_) => VaultErrorKind::TimedOut,
             SendError::Untrusted(_) => VaultErrorKind::Untrusted,
+            SendError::Scheme(_) => VaultErrorKind::Scheme,
             SendError::Crowded(_) => VaultErrorKind::Away,
             SendError::Redirected(_) => VaultErrorKind::Redirected,
         };
@@ -298,6 +301,7 @@ impl VaultError {
             Kind::Untrusted => {
                 "check the CA, the server's name and the client certificate; kubelet tries again"
             }
+            Kind::Scheme => "correct the address in the class or in the daemon's flags",
             Kind::Away => "kubelet tries again",
             Kind::Throttled => "raise the server's rate limit for this node; kubelet tries again",
             Kind::Server => "see the server's log; kubelet tries again",

@@ -25,6 +25,8 @@ pub const TOKEN: &str = "hunter2-token";
 const NOW: Moment = Moment::from_boot(Duration::from_secs(1_000_000));
 const POLL: Duration = Duration::from_secs(120);
 
+pub use super::tls::fuzzing::bundle;
+
 /// A reply, and what a read makes of it.
 pub fn reply(data: &[u8]) -> Option<Grant> {
     let end = data.iter().position(|byte| *byte == b'\n')?;

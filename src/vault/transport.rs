@@ -71,6 +71,9 @@ pub enum SendError {
     /// The TLS handshake failed: a certificate or a name does not fit.
     #[error("TLS: {0}")]
     Untrusted(String),
+    /// It speaks TLS where we do not, or the other way round.
+    #[error("{0}")]
+    Scheme(&'static str),
     /// No reply in time.
     #[error("no reply within {0:?}")]
     TimedOut(Duration),
@@ -122,7 +125,15 @@ impl Transport {
         let reply = read(response, until, patience, call.room).await;
         // A pool that was replaced meanwhile lives until its last reply was read.
         drop(pool);
-        reply
+        let reply = reply?;
+        // An end of TLS before the server says so too, where it speaks plain http on.
+        let is_plain = !endpoint.address.starts_with("https:");
+        if is_plain && tls::wants_tls(reply.status, reply.body.expose()) {
+            return Err(SendError::Scheme(
+                "the server speaks TLS on this port: use https:// in vaultAddress",
+            ));
+        }
+        Ok(reply)
     }
 
     async fn exchange(
@@ -183,6 +194,9 @@ impl Transport {
                     causes(&error)
                 )),
                 (true, _) | (_, true) => SendError::Unreachable(causes(&error)),
+                _ if !is_tls && is_no_http(&error) => SendError::Scheme(
+                    "the server's answer is no HTTP: where it speaks TLS on this port, use https:// in vaultAddress",
+                ),
                 _ => broken(&error),
             });
         };
@@ -224,6 +238,14 @@ fn is_unprocessed(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref().is_some_and(refused) || error.source().is_some_and(is_unprocessed)
 }
 
+/// Whether an answer came that is no HTTP, such as the alert of a server of TLS.
+fn is_no_http(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_unparsable = error
+        .downcast_ref()
+        .is_some_and(|error: &hyper::Error| error.is_parse());
+    is_unparsable || error.source().is_some_and(is_no_http)
+}
+
 impl From<room::Full> for SendError {
     fn from(full: room::Full) -> Self {
         match full {
@@ -240,8 +262,11 @@ impl From<room::Full> for SendError {
 fn broken(error: &(dyn std::error::Error + 'static)) -> SendError {
     let text = causes(error);
     match tls::fault(error) {
-        Some(fault) => SendError::Untrusted(tls::told(&fault.to_string())),
-        None if text.contains(tls::ALERT) => SendError::Untrusted(tls::told(&text)),
+        Some(fault) if tls::is_plain(fault) => SendError::Scheme(
+            "the server speaks no TLS on this port, but plain http: use http:// in vaultAddress",
+        ),
+        Some(fault) => SendError::Untrusted(tls::told(fault)),
+        None if text.contains(tls::ALERT) => SendError::Untrusted(tls::told_text(&text)),
         None if connects(error) => SendError::Unreachable(text),
         None => SendError::Interrupted(text),
     }

@@ -126,7 +126,7 @@ impl Cluster {
 
 /// The key that a daemon comes to use, and the cluster afterwards.
 async fn settled(cluster: Cluster) -> (Arc<SecretBytes>, Arc<Cluster>) {
-    rustls::crypto::ring::default_provider()
+    rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .ok();
     let (cluster, client) = cluster.serve().await;

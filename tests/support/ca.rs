@@ -3,6 +3,7 @@
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
 };
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// A certificate authority.
@@ -15,7 +16,7 @@ pub struct Ca {
 pub struct Identity {
     pub pem: String,
     pub chain: CertificateDer<'static>,
-    key: KeyPair,
+    key: PrivateKeyDer<'static>,
 }
 
 impl Ca {
@@ -57,13 +58,22 @@ impl Ca {
         Identity {
             pem: made.pem(),
             chain: made.der().clone(),
-            key,
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
         }
     }
 }
 
 impl Identity {
+    /// A certificate and its key from their PEM.
+    pub fn read(pem: &str, key: &str) -> Self {
+        Self {
+            pem: pem.to_owned(),
+            chain: CertificateDer::from_pem_slice(pem.as_bytes()).unwrap(),
+            key: PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+        }
+    }
+
     pub fn key(&self) -> PrivateKeyDer<'static> {
-        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
+        self.key.clone_key()
     }
 }

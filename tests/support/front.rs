@@ -16,8 +16,10 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::io::{AsyncRead, AsyncWrite, copy, copy_bidirectional, sink};
@@ -42,9 +44,20 @@ impl Drop for Front {
 impl Front {
     /// Ends TLS, of clients with a certificate of a CA (PEM) alone where one is given.
     pub async fn tls(to: SocketAddr, listen: &str, own: &Identity, clients: Option<&str>) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        Self::tls_of(to, listen, own, clients, rustls::ALL_VERSIONS).await
+    }
+
+    /// Ends TLS of some versions alone.
+    pub async fn tls_of(
+        to: SocketAddr,
+        listen: &str,
+        own: &Identity,
+        clients: Option<&str>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap();
         let builder = match clients {
             None => builder.with_no_client_auth(),
@@ -57,8 +70,10 @@ impl Front {
                 builder.with_client_cert_verifier(verifier.build().unwrap())
             }
         };
-        let config = builder.with_single_cert(vec![own.chain.clone()], own.key());
-        let mut config = config.unwrap();
+        // Not by `with_single_cert`, which refuses certificates of X.509 version 1.
+        let key = any_supported_type(&own.key()).unwrap();
+        let shown = CertifiedKey::new(vec![own.chain.clone()], key);
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(shown)));
         // As real servers do; HTTP/2 keeps less of an error.
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));

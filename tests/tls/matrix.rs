@@ -24,17 +24,17 @@ pub struct Row {
     pub told: &'static str,
 }
 
-const UNTRUSTED: (Code, &str) = (Code::Internal, "invalid peer certificate: UnknownIssuer");
+pub const UNTRUSTED: (Code, &str) = (Code::Internal, "invalid peer certificate: UnknownIssuer");
 
-fn https(front: &Front) -> (&'static str, String) {
+pub fn https(front: &Front) -> (&'static str, String) {
     ("vaultAddress", format!("https://{}", front.address))
 }
 
 /// Files for classes to name.
-struct Files(tempfile::TempDir);
+pub struct Files(pub tempfile::TempDir);
 
 impl Files {
-    fn put(&self, name: &str, text: &str) -> String {
+    pub fn put(&self, name: &str, text: &str) -> String {
         let path = self.0.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, text).unwrap();
@@ -187,7 +187,7 @@ async fn every_way_to_trust_a_server_has_its_failing_twin() {
             vec![inline()],
             "not PEM",
             vec![("vaultCACert", "nothing".to_owned())],
-            (Code::InvalidArgument, "vaultCACert: no certificate in PEM"),
+            (Code::InvalidArgument, "vaultCACert: no usable CA"),
         ),
         row(
             "vaultTLSServerName",
@@ -337,7 +337,7 @@ async fn a_client_certificate_is_shown_with_a_key_of_any_form() {
     );
     let locked =
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMAA=\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    let told = (Code::InvalidArgument, "not encrypted");
+    let told = (Code::InvalidArgument, "this private key is encrypted");
     let bad = world.mount(&served, &shown(&certificate, locked)).await;
     table.bad("an encrypted key", bad, told);
     // Rotated under the same names.

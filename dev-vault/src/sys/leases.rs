@@ -1,6 +1,6 @@
 //! `sys/leases/*` (OpenBao `vault/logical_system.go`): every failure of a renewal is a 400.
 
-use ring::digest;
+use aws_lc_rs::digest;
 use serde_json::Value;
 
 use crate::answer::{Answer, Request, joined};

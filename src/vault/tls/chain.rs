@@ -1,0 +1,239 @@
+//! Whether a server's certificate is to be trusted, by the rules of Go's `crypto/x509` (`verify.go`), which
+//! the incumbents' clients follow. webpki knows no certificate that is a CA and a server's at once, none that
+//! is trusted by itself, and no `*.vault-internal`; where it is laxer (a CA that has expired or may not
+//! sign), so would be our trust.
+
+use std::collections::{BTreeSet, HashMap};
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls_pki_types::{ServerName, UnixTime};
+
+use super::certificate::{Certificate, parse};
+use super::constraints;
+use super::distrust::{Distrust, Flaw};
+
+/// Signatures that are checked for one server (`maxChainSignatureChecks`): what it sends may be arranged so
+/// that the ways through it are without number.
+const MOST_SIGNATURES: usize = 100;
+
+/// Certificates that are trusted, in DER, by their subjects.
+#[derive(Debug, Default)]
+pub struct Trusted(HashMap<Vec<u8>, BTreeSet<Vec<u8>>>);
+
+impl Trusted {
+    /// Adds what can be parsed, once.
+    pub fn add(&mut self, der: &[u8]) {
+        if let Some(parsed) = parse(der) {
+            let known = self.0.entry(parsed.subject.to_vec()).or_default();
+            known.insert(der.to_vec());
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn named(&self, subject: &[u8]) -> Vec<Certificate<'_>> {
+        let known = self.0.get(subject).into_iter().flatten();
+        known.filter_map(|der| parse(der)).collect()
+    }
+
+    pub fn contains(&self, certificate: &Certificate<'_>) -> bool {
+        let known = self.0.get(certificate.subject);
+        known.is_some_and(|known| known.contains(certificate.der))
+    }
+}
+
+/// What a server showed, and by what it is judged.
+pub struct Case<'a> {
+    pub trusted: &'a Trusted,
+    /// What it sent behind its own certificate, in any order.
+    pub sent: &'a [Certificate<'a>],
+    pub algorithms: &'a WebPkiSupportedAlgorithms,
+    pub now: UnixTime,
+}
+
+impl Case<'_> {
+    /// Whether the server's own certificate is good for a name.
+    pub fn decide(&self, own: &Certificate<'_>, name: &ServerName<'_>) -> Result<(), Distrust> {
+        self.is_usable(own).map_err(Distrust::Own)?;
+        if !own.names.fit(name) {
+            return Err(Distrust::of_names(own, name));
+        }
+        let mut search = Search {
+            case: self,
+            signatures: 0,
+            comparisons: 0,
+            flaw: None,
+        };
+        if self.trusted.contains(own) {
+            return search.accept(&[own]).map_err(Distrust::Issuer);
+        }
+        match search.reaches_trusted(&[own]) {
+            true => Ok(()),
+            false => Err(search
+                .flaw
+                .map_or(Distrust::UnknownIssuer, Distrust::Issuer)),
+        }
+    }
+
+    /// What holds for every certificate of a chain.
+    fn is_usable(&self, certificate: &Certificate<'_>) -> Result<(), Flaw> {
+        let now = i64::try_from(self.now.as_secs()).unwrap_or(i64::MAX);
+        let (not_before, not_after) = certificate.valid;
+        match certificate {
+            _ if certificate.has_unknown_critical => Err(Flaw::UnknownCritical),
+            _ if now < not_before => Err(Flaw::Early { now, not_before }),
+            _ if now > not_after => Err(Flaw::Expired { now, not_after }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether one certificate is signed by another, and that one may sign.
+    fn is_signed(&self, child: &Certificate<'_>, parent: &Certificate<'_>) -> Result<(), Flaw> {
+        let is_ca = match parent.constraints {
+            Some(constraints) => constraints.is_ca,
+            // Before version 3 there was no way to say it.
+            None => !parent.is_version_3,
+        };
+        if !is_ca {
+            return Err(Flaw::NotCa);
+        }
+        if parent.may_sign == Some(false) {
+            return Err(Flaw::MayNotSign);
+        }
+        let mut fitting = self.algorithms.all.iter().filter(|algorithm| {
+            algorithm.signature_alg_id().as_ref() == child.signature_algorithm
+                && algorithm.public_key_alg_id().as_ref() == parent.key.algorithm
+        });
+        let algorithm = fitting.next().ok_or(Flaw::Algorithm)?;
+        algorithm
+            .verify_signature(parent.key.bits, child.signed, child.signature)
+            .map_err(|_| Flaw::OtherKey)
+    }
+}
+
+/// The search for a chain.
+struct Search<'a> {
+    case: &'a Case<'a>,
+    signatures: usize,
+    comparisons: usize,
+    /// The first reason why a certificate of the right name does not serve.
+    flaw: Option<Flaw>,
+}
+
+impl Search<'_> {
+    /// Whether a chain, the server's own certificate first, leads on to a trusted one.
+    fn reaches_trusted(&mut self, chain: &[&Certificate<'_>]) -> bool {
+        let case = self.case;
+        let Some(child) = chain.last() else {
+            return false;
+        };
+        let mut trusted = case.trusted.named(child.issuer);
+        trusted.sort_by_key(|candidate| plausibility(candidate, child));
+        let mut sent: Vec<_> = case.sent.iter().collect();
+        sent.retain(|candidate| candidate.subject == child.issuer);
+        sent.sort_by_key(|candidate| plausibility(candidate, child));
+        let trusted = trusted.iter().map(|candidate| (candidate, true));
+        let sent = sent.into_iter().map(|candidate| (candidate, false));
+        for (candidate, is_trusted) in trusted.chain(sent) {
+            self.signatures += 1;
+            if self.signatures > MOST_SIGNATURES {
+                self.flaw = Some(Flaw::TooManyWays);
+                return false;
+            }
+            if is_in(candidate, chain) {
+                continue;
+            }
+            let longer = [chain, &[candidate]].concat();
+            let outcome = case
+                .is_signed(child, candidate)
+                .and_then(|()| self.may_follow(candidate, chain, is_trusted))
+                .and_then(|()| match is_trusted {
+                    true => self.accept(&longer).map(|()| true),
+                    false => Ok(self.reaches_trusted(&longer)),
+                });
+            match outcome {
+                Ok(true) => return true,
+                Ok(false) => (),
+                Err(flaw) => {
+                    self.flaw.get_or_insert(flaw);
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether a CA's certificate may stand above these. One that is trusted need not say that it is a CA:
+    /// before version 3 it could not.
+    fn may_follow(
+        &self,
+        candidate: &Certificate<'_>,
+        chain: &[&Certificate<'_>],
+        is_trusted: bool,
+    ) -> Result<(), Flaw> {
+        self.case.is_usable(candidate)?;
+        if !is_trusted && candidate.constraints.is_none_or(|found| !found.is_ca) {
+            return Err(Flaw::NotCa);
+        }
+        let between = chain.len().saturating_sub(1);
+        let longest = candidate.constraints.and_then(|found| found.path_length);
+        match longest.is_some_and(|longest| between > longest as usize) {
+            true => Err(Flaw::TooLong),
+            false => Ok(()),
+        }
+    }
+
+    /// What holds for a chain as a whole.
+    fn accept(&mut self, chain: &[&Certificate<'_>]) -> Result<(), Flaw> {
+        let below_trusted = chain.len().saturating_sub(1);
+        let mut policed = chain.iter().take(below_trusted);
+        if policed.any(|certificate| certificate.requires_policy) {
+            return Err(Flaw::Policy);
+        }
+        if chain
+            .iter()
+            .any(|certificate| certificate.may_serve == Some(false))
+        {
+            return Err(Flaw::Purpose);
+        }
+        for (at, below) in chain.iter().enumerate() {
+            if below.alternatives.is_none() {
+                continue;
+            }
+            for above in chain.iter().skip(at + 1) {
+                if above.permitted.is_empty() && above.excluded.is_empty() {
+                    continue;
+                }
+                constraints::check(
+                    &below.names,
+                    &above.permitted,
+                    &above.excluded,
+                    &mut self.comparisons,
+                )
+                .map_err(Flaw::Constraints)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether it is in a chain already, perhaps signed by another CA: two that signed each other would lead
+/// round for ever.
+fn is_in(candidate: &Certificate<'_>, chain: &[&Certificate<'_>]) -> bool {
+    chain.iter().any(|known| {
+        known.subject == candidate.subject
+            && known.key.info == candidate.key.info
+            && known.alternatives == candidate.alternatives
+    })
+}
+
+/// The likely ones first, by the names of their keys.
+fn plausibility(candidate: &Certificate<'_>, child: &Certificate<'_>) -> u8 {
+    let (own, wanted) = (candidate.subject_key_id, child.authority_key_id);
+    match (own == wanted, own.is_empty() != wanted.is_empty()) {
+        (true, _) => 0,
+        (_, true) => 1,
+        _ => 2,
+    }
+}

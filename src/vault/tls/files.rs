@@ -1,0 +1,223 @@
+//! The certificates and keys that settings name, within bounds: a tenant names the files.
+
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustls::crypto::CryptoProvider;
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use zeroize::Zeroizing;
+
+use super::TlsError;
+use super::certificate;
+use super::chain::Trusted;
+use super::pem::{Block, Blocks};
+use crate::spec::Tls;
+
+/// More than any bundle of CAs.
+const LARGEST_FILE: u64 = 4 * 1024 * 1024;
+/// The files of a directory together.
+const LARGEST_DIRECTORY: u64 = 16 * 1024 * 1024;
+/// More than a system's own directory, `/etc/ssl/certs`, has.
+const MOST_FILES: usize = 4096;
+/// Directories within one another.
+const DEEPEST: usize = 8;
+
+/// What tells one state of the files that settings name from another: identity, length and time of change
+/// of each, links followed. A ConfigMap or Secret that is rotated gets new files behind its links.
+pub fn fingerprint(settings: &Tls) -> Vec<(u64, u64, u64, i64)> {
+    let files = [
+        &settings.ca_file,
+        &settings.ca_directory,
+        &settings.client_certificate,
+        &settings.client_key,
+    ];
+    let named = files.into_iter().flatten().cloned();
+    let listed = settings.ca_directory.iter().flat_map(|directory| {
+        // What cannot be listed is told when it is read.
+        listed(directory, MOST_FILES).unwrap_or_default()
+    });
+    let mut states: Vec<_> = named
+        .chain(listed)
+        .filter_map(|path| fs::metadata(path).ok())
+        .map(|state| {
+            let changed = state.mtime().saturating_mul(1_000_000_000) + state.mtime_nsec();
+            (state.dev(), state.ino(), state.len(), changed)
+        })
+        .collect();
+    // A directory lists its entries in any order.
+    states.sort_unstable();
+    states
+}
+
+/// Inline certificates over a file over a directory over the system's: the most particular wins.
+pub fn trusted(settings: &Tls) -> Result<Trusted, TlsError> {
+    let mut trusted = Trusted::default();
+    let field = if let Some(pem) = &settings.ca_pem {
+        add(&mut trusted, pem.as_bytes());
+        "vaultCACert"
+    } else if let Some(file) = &settings.ca_file {
+        add(&mut trusted, &contents("vaultCACertPath", file)?);
+        "vaultCACertPath"
+    } else if let Some(directory) = &settings.ca_directory {
+        let field = "vaultCADirectory";
+        let refused = |source| unreadable(field, directory, source);
+        let files = listed(directory, MOST_FILES).map_err(refused)?;
+        let sizes = files.iter().filter_map(|file| fs::metadata(file).ok());
+        if sizes.map(|state| state.len()).sum::<u64>() > LARGEST_DIRECTORY {
+            return Err(refused(io::Error::other("has more than 16 MiB of files")));
+        }
+        for file in files {
+            // A file that holds none is no fault: CA directories carry hash links and READMEs.
+            add(&mut trusted, &contents(field, &file)?);
+        }
+        field
+    } else {
+        for certificate in rustls_native_certs::load_native_certs().certs {
+            trusted.add(&certificate);
+        }
+        "the system's CA certificates"
+    };
+    if trusted.is_empty() {
+        return Err(TlsError::Content {
+            field,
+            problem: "no usable CA certificate in PEM; name the server's CA by vaultCACertPath or -vault-tls-ca-cert".to_owned(),
+        });
+    }
+    Ok(trusted)
+}
+
+/// As Go's `AppendCertsFromPEM`: what is no certificate, or a broken one, is passed over.
+fn add(trusted: &mut Trusted, pem: &[u8]) {
+    for block in Blocks::of(pem) {
+        if block.label == b"CERTIFICATE" && !block.has_headers {
+            trusted.add(&block.content);
+        }
+    }
+}
+
+/// Our certificate with its key, as Go's `tls.LoadX509KeyPair` takes them. Not by rustls' own check, which
+/// reads no X.509 version 1: `openssl x509 -req` makes such client certificates, and the servers and Go's
+/// clients take them.
+pub fn identity(
+    provider: &CryptoProvider,
+    certificate: &Path,
+    key: &Path,
+) -> Result<CertifiedKey, TlsError> {
+    let field = "vaultTLSClientCertPath";
+    let refused = |problem: &str| TlsError::Content {
+        field,
+        problem: problem.to_owned(),
+    };
+    let bytes = contents(field, certificate)?;
+    let blocks = Blocks::of(&bytes).filter(|block| block.label == b"CERTIFICATE");
+    let chain: Vec<_> = blocks
+        .map(|block| CertificateDer::from(block.content.to_vec()))
+        .collect();
+    let first = chain
+        .first()
+        .ok_or_else(|| refused("no certificate in PEM"))?;
+    let theirs = certificate::parse(first)
+        .ok_or_else(|| refused("its first certificate is broken"))?
+        .key
+        .info
+        .to_vec();
+    let key = private_key(provider, key)?;
+    if let Some(ours) = key.public_key()
+        && theirs != ours.as_ref()
+    {
+        return Err(TlsError::Content {
+            field: "vaultTLSClientKeyPath",
+            problem: "this key and the first certificate of vaultTLSClientCertPath do not belong together".to_owned(),
+        });
+    }
+    Ok(CertifiedKey::new(chain, key))
+}
+
+/// The first private key of a file: parameters of a curve, or certificates, may stand before it.
+fn private_key(
+    provider: &CryptoProvider,
+    path: &Path,
+) -> Result<std::sync::Arc<dyn rustls::sign::SigningKey>, TlsError> {
+    let field = "vaultTLSClientKeyPath";
+    let refused = |problem: &str| TlsError::Content {
+        field,
+        problem: problem.to_owned(),
+    };
+    let bytes = contents(field, path)?;
+    let is_key = |block: &Block<'_>| block.label.ends_with(b"PRIVATE KEY");
+    let block = Blocks::of(&bytes)
+        .find(is_key)
+        .ok_or_else(|| refused("no private key in PEM (PKCS#1, PKCS#8 or SEC1, not encrypted)"))?;
+    // By content, as Go does: some tools write PKCS#8 below another label.
+    let content = || block.content.to_vec();
+    [
+        PrivateKeyDer::Pkcs8(content().into()),
+        PrivateKeyDer::Pkcs1(content().into()),
+        PrivateKeyDer::Sec1(content().into()),
+    ]
+    .into_iter()
+    .find_map(|key| provider.key_provider.load_private_key(key).ok())
+    .ok_or_else(|| match block.has_headers || block.label == b"ENCRYPTED PRIVATE KEY" {
+        true => refused(
+            "this private key is encrypted; decrypt it by `openssl pkey -in KEY -out PLAIN`",
+        ),
+        false => refused(
+            "a private key of no usable kind: RSA of 2048 bits or more, P-256, P-384, P-521 or Ed25519",
+        ),
+    })
+}
+
+fn unreadable(field: &'static str, path: &Path, source: io::Error) -> TlsError {
+    TlsError::Read {
+        field,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// A file's content, a key's perhaps. Only a regular file of a certificate's size is read: a device would be
+/// read without end, and a pipe would hold the thread.
+fn contents(field: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    let read = || {
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("is no regular file"));
+        }
+        let mut bytes = Zeroizing::new(Vec::new());
+        fs::File::open(path)?
+            .take(LARGEST_FILE + 1)
+            .read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > LARGEST_FILE {
+            return Err(io::Error::other("is larger than 4 MiB"));
+        }
+        Ok(bytes)
+    };
+    read().map_err(|source| unreadable(field, path, source))
+}
+
+/// Every regular file below a directory, links to files followed, links to directories not, as Go walks it.
+/// Unlike Go, which fails there, we pass over the link `..data` by which a ConfigMap mounts its files.
+pub fn listed(directory: &Path, most: usize) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut ahead = vec![(directory.to_owned(), 0)];
+    while let Some((directory, depth)) = ahead.pop() {
+        for entry in fs::read_dir(&directory)? {
+            let entry = entry?;
+            let path = entry.path();
+            if entry.file_type()?.is_dir() {
+                if depth < DEEPEST {
+                    ahead.push((path, depth + 1));
+                }
+            } else if fs::metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+                // A dangling link is no certificate, and no reason to distrust the others.
+                found.push(path);
+            }
+            if found.len() + ahead.len() > most {
+                return Err(io::Error::other(format!("has more than {most} files")));
+            }
+        }
+    }
+    Ok(found)
+}
