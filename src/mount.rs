@@ -8,6 +8,7 @@ mod flight;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use futures::StreamExt;
 use tokio_util::task::TaskTracker;
@@ -15,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use crate::grant::{Grant, Keep, Session};
 use crate::mount::flight::{Entry, Flights, Lead};
-use crate::params::PodTokens;
+use crate::params::{ExpiredToken, PodTokens};
 use crate::paths::{Presence, Sight};
 use crate::registry::{Claim, Closed, Ending, Held, Registry};
 use crate::render::{self, File, RenderError};
@@ -52,6 +53,9 @@ pub enum MountError {
         /// The audiences there were tokens for.
         offered: String,
     },
+    /// The driver sent a token that has expired.
+    #[error(transparent)]
+    ExpiredToken(#[from] ExpiredToken),
     /// No token came, and minting one failed.
     #[error(
         "no service-account token for the audience {audience:?} came with the request, and none could be minted: {source}"
@@ -99,7 +103,7 @@ impl MountError {
             Self::Login { source, .. } | Self::Read { source, .. } => source.is_transient(),
             Self::Mint { source, .. } => source.is_transient(),
             Self::Stopping(_) => true,
-            Self::NoToken { .. } | Self::Render(_) | Self::Broken => false,
+            Self::NoToken { .. } | Self::ExpiredToken(_) | Self::Render(_) | Self::Broken => false,
         }
     }
 }
@@ -329,7 +333,10 @@ impl Mounter {
         let audience = &spec.login.audience;
         let minted;
         let jwt = match (&tokens.wanted, &self.minter) {
-            (Some(token), _) => &token.jwt,
+            (Some(token), _) => {
+                token.unexpired(audience, SystemTime::now())?;
+                &token.jwt
+            }
             (None, Some(minter)) => {
                 let uid = &spec.volume.pod_uid;
                 minted = minter

@@ -9,7 +9,7 @@ pub mod status;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use tokio_stream::Stream;
@@ -108,7 +108,7 @@ impl Provider {
             target_path: &request.target_path,
             permission: &request.permission,
         };
-        let parsed = params::parse(&attributes, &self.defaults, SystemTime::now());
+        let parsed = params::parse(&attributes, &self.defaults);
         let parsed = parsed.map_err(|faults| {
             warn!(target_path = request.target_path, %faults, warnings = ?faults.warnings, "request refused");
             status::of_faults(&faults)
@@ -117,7 +117,7 @@ impl Provider {
         self.policy.check(&parsed.spec).map_err(|violation| {
             let (namespace, class) = (&parsed.spec.pod.namespace, &parsed.spec.class);
             warn!(namespace, class, %violation, "request refused");
-            Status::failed_precondition(violation.to_string())
+            status::of_violation(&violation)
         })?;
         let outcome = self.mounter.mount(parsed.spec, parsed.tokens).await;
         match outcome.as_ref() {

@@ -13,6 +13,7 @@ mod error;
 pub mod fuzzing;
 mod gates;
 mod life;
+mod raw;
 mod read;
 mod request;
 mod room;

@@ -13,7 +13,7 @@ use super::*;
 use crate::clock::Moment;
 use crate::grant::{Keep, KeepError, Renewal, Revoked, Term, TokenKind};
 use crate::redacted::{Secret, SecretBytes};
-use crate::spec::{Endpoint, Login, Method, Object, Pod, Selector, Tls};
+use crate::spec::{Endpoint, Login, Method, Object, OnUnmount, Pod, Selector, Tls};
 
 /// The boot-time clock, driven by tokio's.
 #[derive(Clone, Copy)]
@@ -199,6 +199,7 @@ fn spec_of(uid: &str) -> MountSpec {
             encoding: crate::spec::Encoding::Utf8,
             mode: 0o644,
         }],
+        on_unmount: OnUnmount::default(),
     }
 }
 
@@ -276,6 +277,7 @@ impl Node {
         Arc::new(Grant {
             request: request(),
             body: SecretBytes::from(b"{}".to_vec()),
+            raw: false,
             keep: Keep::Lease {
                 id: "lease".to_owned(),
                 renewable: true,
@@ -459,3 +461,5 @@ async fn a_path_that_was_never_seen_leaves_the_decision_to_the_pod() {
     pass(Duration::from_secs(20)).await;
     assert_eq!(node.server.count("revoke token"), 1);
 }
+
+mod unmount;
