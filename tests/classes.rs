@@ -234,7 +234,7 @@ async fn a_first_mount_that_fails_is_revoked_though_its_class_lets_expire() {
 
 #[tokio::test]
 async fn a_volume_below_another_kubelets_root_ends_in_time() {
-    let world = World::new().await;
+    let mut world = World::new().await;
     let root = world.node.pods().parent().unwrap().join("mnt/kubelet/pods");
     fs::create_dir_all(&root).unwrap();
     let elsewhere = Volume::new(&root, "shop", "web", "uid-web", "secrets");
@@ -247,6 +247,16 @@ async fn a_volume_below_another_kubelets_root_ends_in_time() {
         .await;
     a_while().await;
     assert_eq!(world.vault.live_tokens().len(), 1, "the other volume's");
+
+    // And one that ends while nobody looks.
+    let elsewhere = Volume::new(&root, "shop", "api", "uid-api", "secrets");
+    world.mount(&elsewhere, &class(DATABASE)).await;
+    world.kill();
+    elsewhere.unmount();
+    world.restart().await;
+    world
+        .until("its user is gone", || world.vault.live_users().is_empty())
+        .await;
 }
 
 #[tokio::test]
