@@ -5,12 +5,13 @@ mod advice;
 mod manifest;
 mod report;
 pub mod schema;
+mod synced;
+mod workload;
 
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::SystemTime;
 
 use clap::{Parser, ValueEnum};
 use serde_json::json;
@@ -18,6 +19,7 @@ use serde_json::json;
 use self::advice::About;
 use self::manifest::{Class, Document};
 use self::report::{Finding, Level};
+use self::synced::Synced;
 use crate::params::{self, Attributes, Defaults, Fault, Flavour};
 use crate::spec::Tls;
 
@@ -63,22 +65,40 @@ pub fn run(arguments: impl IntoIterator<Item = String>) -> ExitCode {
             return ExitCode::from(if told.use_stderr() { 2 } else { 0 });
         }
     };
-    let mut findings = Vec::new();
-    let mut classes = 0;
+    let mut files = Vec::new();
     for file in &flags.files {
         match read(file) {
-            Ok(text) => {
-                let mut found = Vec::new();
-                classes += check(file, &text, flags.provider.as_deref(), &mut found);
-                found.sort_by_key(|finding| finding.place);
-                findings.extend(found);
-            }
+            Ok(text) => files.push((file.as_str(), manifest::documents(&text))),
             Err(error) => {
                 eprintln!("{file}: {error}");
                 return ExitCode::from(2);
             }
         }
     }
+    let mut findings = Vec::new();
+    let mut classes = Vec::new();
+    for (file, documents) in &files {
+        check(
+            file,
+            documents,
+            flags.provider.as_deref(),
+            &mut classes,
+            &mut findings,
+        );
+    }
+    // A Pod's class may stand in a later file.
+    for (file, documents) in &files {
+        for document in documents {
+            if let Document::Workload(workload) = document {
+                for (place, text) in workload.judge(&classes) {
+                    findings.push(Finding::warning(file, place, &workload.name, text));
+                }
+            }
+        }
+    }
+    let order = |finding: &Finding| files.iter().position(|(file, _)| finding.is_in(file));
+    findings.sort_by_key(|finding| (order(finding), finding.place));
+    let classes = classes.len();
     let text = report::write(&findings, classes, flags.output);
     if let Err(error) = io::stdout().write_all(text.as_bytes()) {
         eprintln!("the standard output: {error}");
@@ -101,41 +121,45 @@ fn read(file: &str) -> io::Result<String> {
     fs::read_to_string(Path::new(file))
 }
 
-/// Adds what is found in a file; tells how many classes it has.
-fn check(file: &str, text: &str, provider: Option<&str>, findings: &mut Vec<Finding>) -> usize {
-    let mut classes = 0;
-    for document in manifest::documents(text) {
+/// Adds what is found in a file, and what its classes sync.
+fn check(
+    file: &str,
+    documents: &[Document],
+    provider: Option<&str>,
+    classes: &mut Vec<Synced>,
+    findings: &mut Vec<Finding>,
+) {
+    for document in documents {
         match document {
             Document::Broken { place, problem } => {
-                findings.push(Finding::error(file, place, "", problem));
+                findings.push(Finding::error(file, *place, "", problem.clone()));
             }
             Document::Class(class) => {
                 let served = class.provider.as_deref().unwrap_or_default();
                 let ours =
                     provider.map_or(matches!(served, "vault" | "openbao"), |ours| ours == served);
                 if ours {
-                    classes += 1;
-                    judge(file, &class, findings);
+                    classes.push(judge(file, class, findings));
                 } else {
                     let text = format!("provider {served:?} is another's: passed over");
                     findings.push(Finding::note(file, class.place, &class.name, text));
                 }
             }
             Document::Driver(driver) => {
-                for (place, text) in advice::of_driver(&driver) {
+                for (place, text) in advice::of_driver(driver) {
                     findings.push(Finding::warning(file, place, &driver.name, text));
                 }
             }
+            // Judged when all classes are known.
+            Document::Workload(_) => {}
         }
     }
-    classes
 }
 
 /// Asks the daemon's parser what it would say of a class, as if a pod mounted it.
-fn judge(file: &str, class: &Class, findings: &mut Vec<Finding>) {
-    for (name, place) in &class.not_text {
-        let text = format!("{name}: is no string: quote it");
-        findings.push(Finding::error(file, *place, &class.name, text));
+fn judge(file: &str, class: &Class, findings: &mut Vec<Finding>) -> Synced {
+    for (text, place) in &class.not_text {
+        findings.push(Finding::error(file, *place, &class.name, text.clone()));
     }
     let attributes = attributes(class);
     let message = Attributes {
@@ -157,7 +181,7 @@ fn judge(file: &str, class: &Class, findings: &mut Vec<Finding>) {
         auth_mount: "kubernetes".to_owned(),
         tls: Tls::default(),
     };
-    match params::parse(&message, &defaults, SystemTime::now()) {
+    match params::parse(&message, &defaults) {
         Ok(parsed) => {
             findings.extend(unknown(file, class, parsed.warnings));
             for (about, text) in advice::of_class(&parsed.spec) {
@@ -167,6 +191,10 @@ fn judge(file: &str, class: &Class, findings: &mut Vec<Finding>) {
                 };
                 findings.push(Finding::warning(file, place, &class.name, text));
             }
+            for (level, place, text) in synced::judge(class, Some(&parsed.spec)) {
+                findings.push(Finding::new(level, file, place, &class.name, text));
+            }
+            Synced::of(class, Some(&parsed.spec))
         }
         Err(faults) => {
             findings.extend(unknown(file, class, faults.warnings));
@@ -181,6 +209,10 @@ fn judge(file: &str, class: &Class, findings: &mut Vec<Finding>) {
                 let text = format!("{field}: {problem}: {fix}");
                 findings.push(Finding::error(file, place, &class.name, text));
             }
+            for (level, place, text) in synced::judge(class, None) {
+                findings.push(Finding::new(level, file, place, &class.name, text));
+            }
+            Synced::of(class, None)
         }
     }
 }

@@ -110,6 +110,8 @@ pub struct Grant {
     pub request: Request,
     /// The server's whole response body.
     pub body: SecretBytes,
+    /// The body is no JSON but a file's content as it is (`pki/ca_chain`). Such a reply is a static read.
+    pub raw: bool,
     /// What keeps it good.
     pub keep: Keep,
     /// The first term: of the lease, of the certificate's validity, of what the reply tells, of the refresh time.

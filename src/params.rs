@@ -13,24 +13,30 @@ mod names;
 mod object;
 mod objects;
 mod path;
+mod shared_args;
 mod tokens;
+mod unmount;
 mod written;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
 pub use self::fault::{Fault, Faults};
+pub use self::names::not_text;
 pub use self::object::FIELDS;
-pub use self::tokens::{PodToken, PodTokens};
+pub use self::tokens::{ExpiredToken, PodToken, PodTokens};
 use crate::spec::{Login, MountSpec, Pod, Tls, VolumeId};
 
 /// The largest attributes or secrets, in bytes.
 const LARGEST: usize = 1024 * 1024;
+/// The longest name that a class may give a role, an audience, a namespace or an address, in bytes: no server
+/// takes them longer, and each ends up in messages.
+const LONGEST: usize = 4096;
 const ROLE: &str = "roleName";
+const ON_UNMOUNT: &str = "onUnmount";
 /// The most warnings that are told of one class.
 const WARNINGS: usize = 40;
 const TOKENS: &str = "csi.storage.k8s.io/serviceAccount.tokens";
@@ -52,6 +58,7 @@ pub const PARAMETERS: &[&str] = &[
     "vaultTLSClientCertPath",
     "vaultTLSClientKeyPath",
     "objects",
+    "onUnmount",
 ];
 
 /// How we are served: names and the usual audience follow it.
@@ -138,25 +145,37 @@ pub struct Parsed {
     pub warnings: Vec<String>,
 }
 
-/// Parses a request. `now` is the wall clock's time, for the token's expiry.
+/// Parses a request.
 ///
 /// # Errors
 /// All faults of the request and its class together.
-pub fn parse(
-    message: &Attributes<'_>,
-    defaults: &Defaults,
-    now: SystemTime,
-) -> Result<Parsed, Faults> {
+pub fn parse(message: &Attributes<'_>, defaults: &Defaults) -> Result<Parsed, Faults> {
     let mut reader = Reader::new(message.attributes, defaults.flavour)?;
     let (mount, role) = (reader.auth_mount(defaults), reader.role());
-    let named_audience = reader.take("audience");
+    let named_audience = reader.bounded("audience");
+    if let Some(listed) = named_audience
+        .as_ref()
+        .filter(|name| name.contains(['[', ',']))
+    {
+        reader.warnings.push(format!(
+            "audience: {:?} looks like a list, and is taken for one name: one token is sent at a login",
+            cut(listed)
+        ));
+    }
     let audience = named_audience
         .clone()
         .unwrap_or_else(|| defaults.flavour.name().to_owned());
     let endpoint = reader.endpoint(defaults);
     let mode = reader.permission(message.permission);
+    let on_unmount = reader.on_unmount();
     let objects = reader.take("objects").unwrap_or_default();
-    let objects = objects::parse(&objects, mode, &mut reader.faults, &mut reader.warnings);
+    let objects = objects::parse(
+        &objects,
+        mode,
+        message.target_path,
+        &mut reader.faults,
+        &mut reader.warnings,
+    );
     let pod = Pod {
         name: reader.context("pod.name"),
         namespace: reader.context("pod.namespace"),
@@ -177,11 +196,7 @@ pub fn parse(
         return Err(Faults {
             faults: reader.faults,
             warnings: reader.warnings,
-            expired_token: false,
         });
-    }
-    if let Some(token) = &wanted {
-        tokens::unexpired(token, &audience, now)?;
     }
     let mut audiences: Vec<String> = offered.into_keys().collect();
     audiences.extend(wanted.as_ref().map(|_| audience.clone()));
@@ -197,9 +212,10 @@ pub fn parse(
                 audience,
             },
             objects,
+            on_unmount,
         },
         tokens: PodTokens {
-            wanted: wanted.map(|token| PodToken { jwt: token.token }),
+            wanted: wanted.map(PodToken::from),
             offered: audiences,
             named_audience,
         },
@@ -245,7 +261,6 @@ impl Reader {
         let only = |problem: String, fix: &str| Faults {
             faults: vec![Fault::new("attributes", problem, fix)],
             warnings: Vec::new(),
-            expired_token: false,
         };
         let broken = "this is for the CSI driver to write; see its log";
         if attributes.len() > LARGEST {
@@ -272,7 +287,10 @@ impl Reader {
                         reader.fault(&name, "is there twice", "keep one of them");
                     }
                 }
-                _ => reader.fault(&name, "is no string", "quote it in the class"),
+                other => {
+                    let (problem, fix) = not_text(&name, &other);
+                    reader.fault(&name, problem, fix);
+                }
             }
         }
         Ok(reader)
@@ -307,10 +325,20 @@ impl Reader {
     }
 
     fn role(&mut self) -> String {
-        self.take(ROLE).unwrap_or_else(|| {
+        self.bounded(ROLE).unwrap_or_else(|| {
             self.fault(ROLE, "is missing", "set it in the class' parameters");
             String::new()
         })
+    }
+
+    /// A parameter that names something at the server.
+    fn bounded(&mut self, name: &str) -> Option<String> {
+        let value = self.take(name)?;
+        if value.len() > LONGEST {
+            let problem = path::too_long(value.len(), LONGEST);
+            self.fault(name, problem, "give the name alone");
+        }
+        Some(value)
     }
 
     /// What the driver adds where the CSIDriver object has `podInfoOnMount`.
@@ -362,8 +390,12 @@ impl Reader {
     fn warn_unknown(&mut self) {
         for name in self.values.keys() {
             if !name.starts_with(CONTEXT) {
+                let elsewhere = (
+                    FIELDS,
+                    "it is a field of an object: write it below `objects`",
+                );
                 self.warnings
-                    .push(names::unknown("parameter", name, PARAMETERS));
+                    .push(names::unknown("parameter", name, PARAMETERS, elsewhere));
             }
         }
     }
@@ -398,8 +430,14 @@ pub fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// A value of the class in a message, whose end says what is wrong with it.
 fn cut(text: &str) -> String {
-    text.chars().take(200).collect()
+    const SHOWN: usize = 120;
+    let mut shown: String = text.chars().take(SHOWN).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
 }
 
 #[cfg(test)]

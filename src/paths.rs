@@ -4,15 +4,14 @@
 //! counts only with proven sight: a kubelet directory that is unmounted, moved or unreadable must never
 //! look like the end of every volume of the node.
 
+mod roots;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
-use std::fs;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -21,6 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use self::roots::{Place, Roots};
 use crate::metrics::Metrics;
 use crate::registry::{Registry, Sighting};
 use crate::spec::VolumeId;
@@ -28,7 +28,7 @@ use crate::spec::VolumeId;
 /// Where and how often to look.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// kubelet's directory of pods, as we see it.
+    /// kubelet's directory of pods, as we see it, where a target path's own is not visible to us.
     pub pods_dir: PathBuf,
     /// Our own pod's UID, where we run in one: its directory must be visible.
     pub own_pod_uid: Option<String>,
@@ -51,81 +51,65 @@ pub enum Presence {
 
 /// Our eyes. Clones share what was learnt at the first proof.
 #[derive(Clone)]
-pub struct Sight(Arc<Eyes>);
-
-struct Eyes {
-    pods_dir: PathBuf,
-    own_pod_uid: Option<String>,
-    /// Device and inode of the pods directory when it was first seen.
-    identity: Mutex<Option<(u64, u64)>>,
-}
+pub struct Sight(Arc<Roots>);
 
 impl Sight {
     /// Looks once, so that the directory's identity is that of the start where it is there by then;
     /// one that comes later is taken when it comes.
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
-        let sight = Self(Arc::new(Eyes {
-            pods_dir: settings.pods_dir.clone(),
-            own_pod_uid: settings.own_pod_uid.clone(),
-            identity: Mutex::new(None),
-        }));
-        let _: Result<(), String> = sight.prove();
-        sight
+        Self(Arc::new(Roots::new(settings)))
     }
 
-    /// Why an absence would mean nothing just now.
+    /// Why an absence below the configured directory would mean nothing just now.
     ///
     /// # Errors
     /// The pods directory is not readable, not the one of the start, or does not show our own pod.
     pub fn prove(&self) -> Result<(), String> {
-        let directory = &self.0.pods_dir;
-        let shown = directory.display();
-        fs::read_dir(directory).map_err(|error| format!("{shown} cannot be read: {error}"))?;
-        let metadata = fs::metadata(directory).map_err(|error| format!("{shown}: {error}"))?;
-        if let Some(uid) = &self.0.own_pod_uid
-            && !directory.join(uid).exists()
-        {
-            return Err(format!("{shown} does not show our own pod {uid}"));
-        }
-        // Only now: the empty directory under a mount that is not there yet would else be taken for
-        // the true one, and the true one then be refused for good.
-        let identity = (metadata.dev(), metadata.ino());
-        let known = &self.0.identity;
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if *known.get_or_insert(identity) == identity {
-            Ok(())
-        } else {
-            Err(format!(
-                "{shown} is not the directory that was there at the start"
-            ))
-        }
+        self.0.prove_configured()
     }
 
     /// Looks at one path. Blocks for as long as the file system does.
     #[must_use]
     pub fn look(&self, path: &Path) -> Presence {
-        let clean = path
-            .components()
-            .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-        if !clean || !path.starts_with(&self.0.pods_dir) {
-            let (path, root) = (path.display(), self.0.pods_dir.display());
-            return Presence::Blind(format!("{path} is not below {root}"));
+        match self.0.find(path) {
+            Ok(place) => place.look(),
+            Err(reason) => Presence::Blind(reason),
         }
-        match fs::symlink_metadata(path) {
-            Ok(_) => Presence::Present,
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                ) =>
-            {
-                // After the look, not before: sight lost in between must not count.
-                self.prove()
-                    .map_or_else(Presence::Blind, |()| Presence::Absent)
+    }
+
+    /// Where this process sees a path.
+    fn seen_at(&self, path: &Path) -> Option<PathBuf> {
+        self.0.find(path).ok().map(Place::into_path)
+    }
+
+    /// Looks at many paths; tells what was seen of them, and why not all of it.
+    fn look_at(&self, targets: Vec<VolumeId>) -> (Vec<(VolumeId, Sighting)>, Option<String>) {
+        let mut sightings = Vec::with_capacity(targets.len());
+        let (mut blind, mut unproven) = (None, None);
+        let mut proven = HashSet::new();
+        // With nothing mounted, lost sight of the configured directory is to be told as well.
+        if targets.is_empty() {
+            unproven = self.prove().err();
+        }
+        for volume in targets {
+            let presence = match self.0.find(&volume.target_path) {
+                Ok(place) => {
+                    if proven.insert(place.pods_dir().to_owned()) {
+                        unproven = unproven.or_else(|| place.prove().err());
+                    }
+                    place.look()
+                }
+                Err(reason) => Presence::Blind(reason),
+            };
+            match presence {
+                Presence::Present => sightings.push((volume, Sighting::Present)),
+                Presence::Absent => sightings.push((volume, Sighting::Absent)),
+                Presence::Blind(reason) => blind = blind.or(Some(reason)),
             }
-            Err(error) => Presence::Blind(format!("{}: {error}", path.display())),
         }
+        // Lost sight is the better reason.
+        (sightings, unproven.or(blind))
     }
 }
 
@@ -139,7 +123,8 @@ pub async fn watch(
     metrics: Metrics,
 ) {
     let mut hints = Hints::new();
-    let mut seeing = true;
+    // What was missing at the start was told then, and may have come, or be of no use on this node.
+    let mut seeing = None;
     let mut sweep = Instant::now() + settings.interval;
     loop {
         let (targets, all) = tokio::select! {
@@ -148,10 +133,10 @@ pub async fn watch(
                 (registry.paths().await, true)
             }
             Some(volume) = asked.recv() => {
-                hints.add(&volume);
+                hints.add(&volume, &sight);
                 let mut targets = vec![volume];
                 while let Ok(volume) = asked.try_recv() {
-                    hints.add(&volume);
+                    hints.add(&volume, &sight);
                     targets.push(volume);
                 }
                 (targets, false)
@@ -181,41 +166,33 @@ async fn look_at(
     targets: Vec<VolumeId>,
 ) -> (Vec<(VolumeId, Sighting)>, Option<String>) {
     let sight = sight.clone();
-    let looks = tokio::task::spawn_blocking(move || {
-        let mut sightings = Vec::with_capacity(targets.len());
-        let mut blind = None;
-        for volume in targets {
-            match sight.look(&volume.target_path) {
-                Presence::Present => sightings.push((volume, Sighting::Present)),
-                Presence::Absent => sightings.push((volume, Sighting::Absent)),
-                Presence::Blind(reason) => blind = blind.or(Some(reason)),
-            }
-        }
-        // Lost sight is the better reason, and is to be told where there is no volume as well.
-        (sightings, sight.prove().err().or(blind))
-    });
+    let looks = tokio::task::spawn_blocking(move || sight.look_at(targets));
     looks
         .await
         .unwrap_or_else(|_| (Vec::new(), Some("the look itself broke down".to_owned())))
 }
 
 /// Says once that sight was lost, and once that it is back.
-fn tell_sight(seeing: &mut bool, blind: Option<String>, metrics: &Metrics) {
+fn tell_sight(seeing: &mut Option<bool>, blind: Option<String>, metrics: &Metrics) {
     match (*seeing, blind) {
-        (true, Some(reason)) => {
+        (None | Some(true), Some(reason)) => {
             error!(
                 reason,
                 "the ends of volumes cannot be seen: what is out of sight is not released until it can be seen again; mount kubelet's pods directory as a read-only hostPath, under its own path"
             );
             metrics.degraded("no_path_view", true);
-            *seeing = false;
+            *seeing = Some(false);
         }
-        (false, None) => {
+        (None, None) => {
+            metrics.degraded("no_path_view", false);
+            *seeing = Some(true);
+        }
+        (Some(false), None) => {
             info!("the ends of volumes can be seen again");
             metrics.degraded("no_path_view", false);
-            *seeing = true;
+            *seeing = Some(true);
         }
-        _ => {}
+        (Some(true), None) | (Some(false), Some(_)) => {}
     }
 }
 
@@ -243,8 +220,12 @@ impl Hints {
         hints
     }
 
-    fn add(&mut self, volume: &VolumeId) {
-        let (Some(events), Some(parent)) = (&self.events, volume.target_path.parent()) else {
+    fn add(&mut self, volume: &VolumeId, sight: &Sight) {
+        let Some(events) = &self.events else {
+            return;
+        };
+        let path = sight.seen_at(&volume.target_path);
+        let Some(parent) = path.as_deref().and_then(Path::parent) else {
             return;
         };
         let mask = WatchMask::DELETE | WatchMask::MOVED_FROM | WatchMask::DELETE_SELF;

@@ -11,7 +11,7 @@ pub mod status;
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use tokio_stream::{Stream, StreamExt};
@@ -126,7 +126,7 @@ impl Provider {
             target_path: &request.target_path,
             permission: &request.permission,
         };
-        let parsed = params::parse(&attributes, &self.defaults, SystemTime::now());
+        let parsed = params::parse(&attributes, &self.defaults);
         let parsed = parsed.map_err(|faults| {
             warn!(target_path = request.target_path, %faults, warnings = ?faults.warnings, "request refused");
             status::of_faults(&faults)

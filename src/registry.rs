@@ -20,6 +20,7 @@ mod survey;
 mod telling;
 #[cfg(test)]
 mod tests;
+mod unmount;
 mod upkeep;
 mod volume;
 mod worker;

@@ -3,6 +3,7 @@
 //! Bytes follow hashicorp/vault-csi-provider 1.7 (`internal/provider/provider.go`).
 
 mod gojson;
+mod raw;
 
 use aws_lc_rs::hmac;
 use base64::Engine;
@@ -38,6 +39,19 @@ pub enum RenderError {
     /// The key is not in the data.
     #[error("object {object:?}: the data at {path:?} has no key {key:?}: check `secretKey`")]
     KeyAbsent {
+        /// The object.
+        object: String,
+        /// Where it was read.
+        path: String,
+        /// What was looked for.
+        key: String,
+    },
+    /// A key of a reply that has none.
+    #[error(
+        "object {object:?}: the reply at {path:?} is no JSON, so it has no key {key:?}: leave `secretKey` out for its bytes{}",
+        raw::or_twin(path)
+    )]
+    NoKeys {
         /// The object.
         object: String,
         /// Where it was read.
@@ -89,9 +103,13 @@ pub fn files<'a>(
             object: object.name.clone(),
         };
         let grant = reply(&object.request).ok_or_else(missing)?;
-        let reply: &RawValue =
-            serde_json::from_slice(grant.body.expose()).map_err(|_| missing())?;
-        let contents = contents(object, reply).map_err(|error| error.unwrap_or_else(missing))?;
+        let contents = if grant.raw {
+            raw::contents(object, &grant.body)?
+        } else {
+            let reply: &RawValue =
+                serde_json::from_slice(grant.body.expose()).map_err(|_| missing())?;
+            contents(object, reply).map_err(|error| error.unwrap_or_else(missing))?
+        };
         files.push(File {
             path: object.name.clone(),
             mode: object.mode,
@@ -274,6 +292,7 @@ mod tests {
         let grant = Grant {
             request: object.request.clone(),
             body: SecretBytes::from(body.as_bytes().to_vec()),
+            raw: false,
             keep: Keep::Static,
             term: Term {
                 sent: Moment::from_boot(Duration::ZERO),

@@ -160,6 +160,18 @@ pub struct Object {
     pub mode: u32,
 }
 
+/// What happens to a mounted volume's credentials when the volume ends (`onUnmount`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnUnmount {
+    /// They are revoked.
+    #[default]
+    Revoke,
+    /// They live to the end of the TTL they were granted last: something that outlives the pod, a synced
+    /// Secret or an environment variable, may still use them.
+    Expire,
+}
+
 /// Everything a Mount asks for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MountSpec {
@@ -175,6 +187,9 @@ pub struct MountSpec {
     pub login: Login,
     /// The files, in the class' order.
     pub objects: Vec<Object>,
+    /// What the volume's end does to its credentials.
+    #[serde(default)]
+    pub on_unmount: OnUnmount,
 }
 
 impl MountSpec {

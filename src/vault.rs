@@ -15,6 +15,7 @@ mod gates;
 mod lifetime;
 mod look_up;
 mod pools;
+mod raw;
 mod read;
 mod redirect;
 mod request;

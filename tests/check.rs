@@ -193,6 +193,149 @@ spec: {provider: vault, parameters: {roleName: a, objects: '- {objectName: a, se
     }
 }
 
+/// A class whose Secrets and users are judged with it.
+const SYNCED: &str = r#"apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata: {name: app, namespace: shop}
+spec:
+  provider: vault
+  secretObjects:
+    - secretName: db
+      type: Opaque
+      data:
+        - objectName: username
+          key: user
+        - objectName: pasword
+          key: pass
+    - secretName: Web_TLS
+      type: kubernetes.io/TLS
+      data:
+        - objectName: tls.crt
+          key: tls.crt
+    - secretName: web
+      type: kubernetes.io/tls
+      data:
+        - objectName: tls.crt
+          key: tls.crt
+    - secretName: empty
+  parameters:
+    roleName: app
+    objects: |
+      - {objectName: username, secretPath: database/creds/app, secretKey: username}
+      - {objectName: password, secretPath: database/creds/app, secretKey: password, filePermission: 0400}
+      - {objectName: tls.crt, secretPath: pki/issue/web, method: PUT, secretArgs: {common_name: a}, secretKey: certificate}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  template:
+    spec:
+      containers:
+        - name: web
+          volumeMounts:
+            - name: secrets
+              mountPath: /etc/password
+              subPath: password
+            - name: config
+              mountPath: /etc/config
+              subPath: config
+          env:
+            - name: USER
+              valueFrom:
+                secretKeyRef:
+                  name: db
+                  key: user
+            - name: OTHER
+              valueFrom: {secretKeyRef: {name: other, key: user}}
+      volumes:
+        - name: secrets
+          csi:
+            driver: secrets-store.csi.k8s.io
+            volumeAttributes: {secretProviderClass: app}
+        - name: config
+          configMap: {name: config}
+"#;
+
+#[test]
+fn secrets_that_the_driver_makes_are_held_against_the_objects() {
+    let (code, told, _) = run(&["check", "-"], SYNCED);
+    assert_eq!(code, 0, "{told}");
+    for line in [
+        "-:12:23: warning: shop/app: secretObjects: no object is named \"pasword\", so the driver makes no Secret \"db\": did you mean \"password\"?",
+        "-:10:23: warning: shop/app: secretObjects: \"db\" shows the leased \"username\" and outlives the pod",
+        "-:14:19: warning: shop/app: secretObjects: \"Web_TLS\" is no name of a Secret",
+        "-:15:13: warning: shop/app: secretObjects: \"kubernetes.io/TLS\" is a type that nobody knows: did you mean \"kubernetes.io/tls\"?",
+        "-:20:13: warning: shop/app: secretObjects: \"web\" lacks the key \"tls.key\"",
+        "note: shop/app: secretObjects: \"web\" shows the certificate \"tls.crt\"",
+        "-:24:19: warning: shop/app: secretObjects: \"empty\" has no type",
+        "-:24:19: warning: shop/app: secretObjects: \"empty\" has no data",
+    ] {
+        assert!(told.contains(line), "{line}\nin\n{told}");
+    }
+    let expiring = SYNCED.replace(
+        "    roleName: app",
+        "    roleName: app\n    onUnmount: expire",
+    );
+    let (_, told, _) = run(&["check", "-"], &expiring);
+    assert!(!told.contains("outlives"), "{told}");
+}
+
+#[test]
+fn workloads_that_hold_what_rotation_replaces_are_told() {
+    let (_, told, _) = run(&["check", "-"], SYNCED);
+    for line in [
+        "-:43:15: warning: shop/web: container \"web\" mounts \"password\" by subPath, which never shows rotated content",
+        "-:51:19: warning: shop/web: container \"web\" has a leased value of Secret \"db\" in its environment",
+    ] {
+        assert!(told.contains(line), "{line}\nin\n{told}");
+    }
+    assert!(
+        !told.contains("\"config\" by subPath") && !told.contains("Secret \"other\""),
+        "{told}"
+    );
+    // A class may stand in another file, and its own word settles it.
+    let expiring = SYNCED.replace(
+        "    roleName: app",
+        "    roleName: app\n    onUnmount: expire",
+    );
+    let (_, told, _) = run(&["check", "-"], &expiring);
+    assert!(
+        told.contains("by subPath") && !told.contains("in its environment"),
+        "{told}"
+    );
+    let elsewhere = SYNCED.replace("name: web, namespace: shop", "name: web, namespace: other");
+    let (_, told, _) = run(&["check", "-"], &elsewhere);
+    assert!(!told.contains("in its environment"), "{told}");
+}
+
+#[test]
+fn a_list_where_a_text_belongs_is_told_in_its_own_words() {
+    let listed = "
+apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata: {name: app}
+spec:
+  provider: vault
+  parameters:
+    roleName: app
+    audience: [vault, other]
+    secretObjects: [{secretName: a}]
+    objects:
+      - objectName: a
+        secretPath: kv/a
+";
+    let (code, told, _) = run(&["check", "-"], listed);
+    assert_eq!(code, 1, "{told}");
+    for line in [
+        "audience: is a list: name one audience",
+        "secretObjects: is no parameter: write it under `spec`",
+        "objects: is no text: write `objects: |`",
+    ] {
+        assert!(told.contains(line), "{line}\nin\n{told}");
+    }
+}
+
 #[test]
 fn a_form_of_other_providers_is_told_apart() {
     let nested = BAD.replace("      # The first one is right.", "      array:");

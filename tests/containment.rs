@@ -13,7 +13,6 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
-use std::time::SystemTime;
 
 use leasehold::params::{self, Attributes, Defaults, Flavour};
 use leasehold::spec::{MountSpec, Tls};
@@ -52,7 +51,7 @@ fn understood(class: &Value) -> Result<MountSpec, String> {
         auth_mount: "kubernetes".to_owned(),
         tls: Tls::default(),
     };
-    let parsed = params::parse(&message, &defaults, SystemTime::now());
+    let parsed = params::parse(&message, &defaults);
     parsed
         .map(|parsed| parsed.spec)
         .map_err(|faults| faults.to_string())
@@ -164,11 +163,6 @@ fn paths_that_a_server_could_read_as_others_are_refused() {
         "../sys",
         "./kv",
         "kv/./app",
-        "kv/%2e%2e/sys",
-        "kv/%2E%2E/sys",
-        "kv%2fapp",
-        "kv/%252e%252e/sys",
-        "kv/a%00b",
         "kv\\..\\sys",
         "kv/a\0b",
         "kv/a\r\nX-Vault-Token: x",
@@ -284,6 +278,11 @@ async fn over_the_wire_each_path_is_read_as_named_and_each_file_lies_where_named
     let paths = [
         "a#b",
         "100%",
+        "a%20b",
+        "my-project%2fpassword",
+        "%2e%2e",
+        "%252e",
+        "a%00b",
         "app",
         "App",
         "\u{ff0e}\u{ff0e}",

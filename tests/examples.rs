@@ -8,7 +8,6 @@
 )]
 
 use std::fs;
-use std::time::SystemTime;
 
 use leasehold::params::{self, Attributes, Defaults, Flavour};
 use leasehold::spec::Tls;
@@ -51,7 +50,7 @@ fn every_example_is_understood() {
                 auth_mount: "kubernetes".to_owned(),
                 tls: Tls::default(),
             };
-            match params::parse(&message, &defaults, SystemTime::now()) {
+            match params::parse(&message, &defaults) {
                 Ok(parsed) => assert!(
                     parsed.warnings.is_empty(),
                     "{}: {:?}",

@@ -76,7 +76,7 @@ async fn a_class_that_is_wrong_is_refused_before_anything_is_done() {
             "objects[0].objectName (line 1, column 15): \"/a\" is absolute",
         ),
         (
-            class("- objectName: a\n  secretPath: kv/%2e%2e/app\n"),
+            class("- objectName: a\n  secretPath: kv/../app\n"),
             "objects[0].secretPath (line 2, column 15)",
         ),
         (

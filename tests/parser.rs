@@ -15,7 +15,7 @@ mod recorded;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use leasehold::clock::{BootClock, Moment};
 use leasehold::grant::{Session, Term, TokenKind};
@@ -64,7 +64,7 @@ fn understood(base: &Map<String, Value>, class: &Value, flavour: Flavour) -> Val
         target_path: "/target",
         permission: class["permission"].as_str().unwrap_or("420"),
     };
-    match parse(&message, &defaults, SystemTime::now()) {
+    match parse(&message, &defaults) {
         Ok(parsed) => described(&parsed),
         Err(faults) => json!({ "error": faults.to_string() }),
     }

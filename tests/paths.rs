@@ -153,6 +153,25 @@ async fn a_kubelet_directory_out_of_sight_ends_no_volume_until_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_volume_below_another_kubelets_root_is_watched_there() {
+    for hint in [Hint::Given, Hint::Withheld] {
+        let node = Node::new(Duration::from_millis(100), hint);
+        let other = node.root.path().join("mnt/kubelet/pods");
+        fs::create_dir_all(other.join("own")).unwrap();
+        let elsewhere = volume(&other, "one");
+        fs::create_dir_all(&elsewhere.target_path).unwrap();
+        node.held.mount(&elsewhere, true).await;
+        let here = node.mount("two").await;
+        node.settle().await;
+        unmount(&elsewhere);
+        node.held.until_revoked(&["one"]).await;
+        assert!(here.target_path.exists());
+        unmount(&here);
+        node.held.until_revoked(&["one", "two"]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_path_of_another_root_is_complained_about() {
     let node = Node::new(Duration::from_millis(50), Hint::Given);
     let spec = Arc::new(spec(&volume(Path::new("/var/lib/other/pods"), "one")));

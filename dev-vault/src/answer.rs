@@ -83,6 +83,8 @@ pub struct Answer {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Option<Value>,
+    /// In place of a body: bytes of a media type of their own.
+    pub file: Option<(&'static str, Vec<u8>)>,
 }
 
 impl Answer {
@@ -91,6 +93,7 @@ impl Answer {
             status,
             headers: Vec::new(),
             body: None,
+            file: None,
         }
     }
 
@@ -102,6 +105,14 @@ impl Answer {
         Self {
             body: Some(body),
             ..Self::empty(status)
+        }
+    }
+
+    /// Bytes that are no JSON, with their media type.
+    pub fn file(kind: &'static str, bytes: impl Into<Vec<u8>>) -> Self {
+        Self {
+            file: Some((kind, bytes.into())),
+            ..Self::empty(200)
         }
     }
 

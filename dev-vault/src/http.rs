@@ -153,15 +153,31 @@ async fn ask(shared: &Shared, review: &Review) -> Option<Value> {
 }
 
 fn response(request: &Request, answer: Answer) -> Served {
+    let kind = answer
+        .file
+        .as_ref()
+        .map_or("application/json", |(kind, _)| kind);
+    let named = |name: &str| {
+        answer
+            .headers
+            .iter()
+            .any(|(other, _)| other.eq_ignore_ascii_case(name))
+    };
     let mut response = Response::builder()
         .status(answer.status)
-        .header("Cache-Control", "no-store")
-        .header("Content-Type", "application/json");
+        .header("Cache-Control", "no-store");
+    if !named("Content-Type") {
+        response = response.header("Content-Type", kind);
+    }
     if !request.namespace.is_empty() {
         response = response.header("X-Vault-Namespace", &request.namespace);
     }
     for (name, value) in &answer.headers {
         response = response.header(name, value);
+    }
+    if let Some((_, bytes)) = answer.file {
+        let body = Full::new(Bytes::from(bytes));
+        return response.body(body).map_err(io::Error::other);
     }
     let body = match answer.body {
         // A text that is no JSON is sent as it is: it plays what is no Vault.

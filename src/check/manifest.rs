@@ -6,7 +6,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_yaml::Spanned;
 
-use crate::params::{Fault, spellings};
+use super::synced::SecretObject;
+use super::workload::{self, Workload};
+use crate::params::{Fault, not_text, spellings};
 
 /// Line and column in the file, from 1.
 pub type Place = (u64, u64);
@@ -19,6 +21,8 @@ pub enum Document {
     Class(Class),
     /// The driver's CSIDriver object.
     Driver(Driver),
+    /// A Pod, or what makes Pods, with a volume of the driver's or a Secret in its environment.
+    Workload(Workload),
 }
 
 /// A SecretProviderClass as it is written.
@@ -28,8 +32,12 @@ pub struct Class {
     pub provider: Option<String>,
     pub place: Place,
     pub parameters: BTreeMap<String, String>,
-    /// Parameters that are no strings.
+    /// Parameters that are no strings, and what to do about each.
     pub not_text: Vec<(String, Place)>,
+    /// The Secrets that the driver makes of its files, with their places in the file.
+    pub synced: Vec<SecretObject>,
+    /// The line of the file (from 0) that the document begins after.
+    pub offset: u64,
     places: BTreeMap<String, Place>,
     /// Where the lines of `objects` begin in the file, when they stand there as they are.
     objects: Option<Place>,
@@ -65,6 +73,8 @@ struct ClassSpec {
     provider: Option<String>,
     #[serde(default)]
     parameters: Option<BTreeMap<String, Spanned<Value>>>,
+    #[serde(default, rename = "secretObjects")]
+    secret_objects: Option<Vec<SecretObject>>,
 }
 
 #[derive(Deserialize)]
@@ -78,7 +88,7 @@ const VERSIONS: [&str; 2] = [
     "secrets-store.csi.x-k8s.io/v1",
     "secrets-store.csi.x-k8s.io/v1alpha1",
 ];
-const DRIVER: &str = "secrets-store.csi.k8s.io";
+pub const DRIVER: &str = "secrets-store.csi.k8s.io";
 
 /// The documents of a file that concern us, in their order.
 pub fn documents(text: &str) -> Vec<Document> {
@@ -168,6 +178,12 @@ fn read(lines: &[&str], before: usize, documents: &mut Vec<Document>) {
         }
     } else if kind == "CSIDriver" && value.pointer("/metadata/name") == Some(&Value::from(DRIVER)) {
         documents.push(Document::Driver(driver(&value, offset)));
+    } else {
+        let listed = items.filter(|_| kind == "List");
+        let found = listed.map_or_else(|| vec![&value], |items| items.iter().collect());
+        let found = found.into_iter();
+        let found = found.filter_map(|value| workload::read(value, lines, offset));
+        documents.extend(found.map(Document::Workload));
     }
 }
 
@@ -198,6 +214,8 @@ fn class(manifest: ClassManifest, lines: &[&str], offset: u64) -> Class {
         place: (offset + 1, 1),
         parameters: BTreeMap::new(),
         not_text: Vec::new(),
+        synced: Vec::new(),
+        offset,
         places: BTreeMap::new(),
         objects: None,
     };
@@ -206,6 +224,7 @@ fn class(manifest: ClassManifest, lines: &[&str], offset: u64) -> Class {
     };
     class.place = (spec.referenced.line() + offset, spec.referenced.column());
     class.provider = spec.value.provider;
+    class.synced = spec.value.secret_objects.unwrap_or_default();
     for (name, value) in spec.value.parameters.unwrap_or_default() {
         let (line, column) = (value.referenced.line(), value.referenced.column());
         let place = (line + offset, column);
@@ -218,7 +237,12 @@ fn class(manifest: ClassManifest, lines: &[&str], offset: u64) -> Class {
                 class.parameters.insert(name, text);
             }
             Value::Null => {}
-            _ => class.not_text.push((name, place)),
+            other => {
+                let (problem, fix) = not_text(&name, &other);
+                class
+                    .not_text
+                    .push((format!("{name}: {problem}: {fix}"), place));
+            }
         }
     }
     class

@@ -50,7 +50,7 @@ impl Finding {
         Self::new(Level::Note, file, place, class, text)
     }
 
-    fn new(level: Level, file: &str, place: Place, class: &str, text: String) -> Self {
+    pub fn new(level: Level, file: &str, place: Place, class: &str, text: String) -> Self {
         Self {
             level,
             file: file.to_owned(),
@@ -58,6 +58,10 @@ impl Finding {
             class: class.to_owned(),
             text,
         }
+    }
+
+    pub fn is_in(&self, file: &str) -> bool {
+        self.file == file
     }
 
     fn line(&self) -> String {

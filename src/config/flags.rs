@@ -122,7 +122,7 @@ pub struct Flags {
     /// Largest size of the journal, in MiB
     #[arg(long, default_value_t = 64)]
     pub state_quota: usize,
-    /// kubelet's directory of pods, as this process sees it
+    /// kubelet's directory of pods as this process sees it, for target paths whose own is not visible
     #[arg(long, default_value = "/var/lib/kubelet/pods")]
     pub kubelet_pods_dir: PathBuf,
     /// Time between two looks at every mounted path

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures::StreamExt;
 use tracing::{debug, info};
@@ -201,9 +201,14 @@ impl Mounter {
         let (spec, tokens) = (job.spec, job.tokens);
         let audience = &spec.login.audience;
         let minted;
-        let jwt = match (&tokens.wanted, &self.parts.minter) {
-            (Some(token), _) => &token.jwt,
-            (None, Some(minter)) => {
+        let wanted = tokens.wanted.as_ref().map(|token| {
+            let is_good = token.unexpired(audience, SystemTime::now());
+            is_good.map(|()| &token.jwt)
+        });
+        let jwt = match (wanted, &self.parts.minter) {
+            (Some(Ok(jwt)), _) => jwt,
+            (Some(Err(expired)), None) => return Err(expired.into()),
+            (Some(Err(_)) | None, Some(minter)) => {
                 let uid = &spec.volume.pod_uid;
                 let _pending = job.progress.begin("a token of the API server".to_owned());
                 minted = minter

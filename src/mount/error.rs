@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::params::ExpiredToken;
 use crate::registry::Closed;
 use crate::render::RenderError;
 use crate::service_account::MintError;
@@ -20,9 +21,12 @@ pub enum MountError {
         /// The audiences there were tokens for.
         offered: String,
     },
-    /// No token came, and minting one failed.
+    /// The driver sent a token that has expired.
+    #[error(transparent)]
+    ExpiredToken(#[from] ExpiredToken),
+    /// No usable token came, and minting one failed.
     #[error(
-        "no service-account token for the audience {audience:?} came with the request, and none could be minted: {source}"
+        "no service-account token for the audience {audience:?} that is still good came with the request, and none could be minted: {source}"
     )]
     Mint {
         /// The audience that the class wants.
@@ -78,6 +82,7 @@ impl MountError {
             Self::Read { source, .. } => source.passes_by_itself(),
             Self::Mint { source, .. } => source.is_transient(),
             Self::NoToken { .. }
+            | Self::ExpiredToken(_)
             | Self::Render(_)
             | Self::Unfinished { .. }
             | Self::Stopping(_)

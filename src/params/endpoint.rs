@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Defaults, Reader, boolean, cut, path};
+use super::{Defaults, LONGEST, Reader, boolean, cut, path};
 use crate::spec::{Endpoint, Tls};
 
 /// Where Vault's own clients look when nobody tells them (`api.DefaultConfig`).
@@ -21,7 +21,7 @@ impl Reader {
         let given = auth.or(kubernetes).filter(|path| !path.is_empty());
         let text = given.unwrap_or_else(|| defaults.auth_mount.clone());
         path::mount(&text).unwrap_or_else(|problem| {
-            let problem = format!("{text:?} {problem}");
+            let problem = format!("{:?} {problem}", cut(&text));
             self.fault(
                 "vaultAuthMountPath",
                 problem,
@@ -60,6 +60,12 @@ impl Reader {
                 "has a control character or one beyond ASCII, which no header may carry",
                 "write it as team/sub",
             );
+        }
+        if let Some(length) = namespace.as_ref().map(String::len)
+            && length > LONGEST
+        {
+            let fix = "write it as team/sub: no server takes a header of that size";
+            self.fault("vaultNamespace", path::too_long(length, LONGEST), fix);
         }
         // No server takes one of these for another namespace, but our own policy's `team/*` would let it by.
         if namespace
@@ -122,6 +128,9 @@ impl Reader {
 }
 
 fn check_address(address: &str) -> Result<(), String> {
+    if address.len() > LONGEST {
+        return Err(path::too_long(address.len(), LONGEST));
+    }
     if let Some(socket) = address.strip_prefix("unix://") {
         return check_socket(socket);
     }

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-/// The most faults that one message tells: a class can have thousands, and its reader mends a few at a time.
-const TOLD: usize = 40;
+/// About the most bytes of a message that tells faults: a class can have thousands, its reader mends a few at a
+/// time, and the message is sent as one header.
+const TOLD: usize = 3500;
 /// About the most bytes of a field's name, and of what is wrong with it, that a message shows. A class' own
 /// names and values stand in both, and it may be a mebibyte.
 const SHOWN: usize = 400;
@@ -79,20 +80,10 @@ impl fmt::Display for Fault {
 /// Every fault of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
-    /// Of the class and the request; never empty in an error, unless the token is the only fault.
+    /// Of the class and the request; never empty in an error.
     pub faults: Vec<Fault>,
     /// Legal, but probably not meant: an unknown name may be the missing one, misspelt.
     pub warnings: Vec<String>,
-    /// The class is right, but the pod's token has expired.
-    pub expired_token: bool,
-}
-
-impl Faults {
-    /// Whether all that is wrong is a token that has expired.
-    #[must_use]
-    pub fn only_expired_token(&self) -> bool {
-        self.expired_token && self.faults.len() == 1
-    }
 }
 
 impl fmt::Display for Faults {
@@ -101,19 +92,22 @@ impl fmt::Display for Faults {
         if more {
             write!(f, "{} faults: ", self.faults.len())?;
         }
-        for (index, fault) in self.faults.iter().take(TOLD).enumerate() {
+        let mut told = 0;
+        for (index, fault) in self.faults.iter().enumerate() {
+            let text = match more {
+                true => format!("({}) {fault}", index + 1),
+                false => fault.to_string(),
+            };
+            told += text.len();
+            if index > 0 && told > TOLD {
+                return write!(f, "; … and {} more", self.faults.len() - index);
+            }
             if index > 0 {
                 f.write_str("; ")?;
             }
-            if more {
-                write!(f, "({}) ", index + 1)?;
-            }
-            write!(f, "{fault}")?;
+            f.write_str(&text)?;
         }
-        match self.faults.len().saturating_sub(TOLD) {
-            0 => Ok(()),
-            left => write!(f, "; and {left} more"),
-        }
+        Ok(())
     }
 }
 
@@ -139,7 +133,10 @@ mod tests {
             ..Faults::default()
         };
         let told = faults.to_string();
-        assert!(told.len() < 40 * 1024, "{}", told.len());
-        assert!(told.starts_with("500 faults: (1) é") && told.ends_with("; and 460 more"));
+        assert!(told.len() < 4096, "{}", told.len());
+        assert!(
+            told.starts_with("500 faults: (1) é") && told.ends_with("; … and 496 more"),
+            "{told}"
+        );
     }
 }

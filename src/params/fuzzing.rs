@@ -1,7 +1,6 @@
 //! Fuzz targets of this room (see `src/fuzzing.rs`).
 
 use std::path::{Component, Path};
-use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
@@ -32,9 +31,7 @@ fn understood(
         auth_mount: "kubernetes".to_owned(),
         tls: Tls::default(),
     };
-    // 2026-11-21: tokens of the corpus have expired, or have not.
-    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_219_200);
-    let parsed = parse(&message, &defaults, now);
+    let parsed = parse(&message, &defaults);
     match &parsed {
         Ok(parsed) => {
             sound(&parsed.spec);
@@ -188,9 +185,6 @@ fn segments(path: &str) {
         !path.chars().any(|c| c.is_control() || c == '\\'),
         "{path:?}"
     );
-    // Decoded once more than it was encoded, by a proxy on the way, it would still be what it is.
-    let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
-    assert_eq!(decoded, path, "{path:?} has an escape");
     assert!(
         path.split('/')
             .all(|segment| !matches!(segment, "" | "." | "..")),
@@ -201,5 +195,5 @@ fn segments(path: &str) {
 /// A message ends up in `kubectl describe pod` and in a line of the log: none can forge another line.
 fn one_line(message: &str) {
     assert!(!message.chars().any(char::is_control), "{message:?}");
-    assert!(message.len() < 64 * 1024, "{} bytes", message.len());
+    assert!(message.len() <= 4096, "{} bytes", message.len());
 }

@@ -9,7 +9,7 @@ use serde_yaml::{Location, Spanned};
 use super::args::{self, Arg};
 use super::fault::Fault;
 use super::written::{self, Written};
-use super::{names, path};
+use super::{PARAMETERS, cut, names, path};
 use crate::spec::{Encoding, Method, Object, Request, Selector};
 
 /// The fields of an object.
@@ -149,7 +149,11 @@ impl Item {
             return None;
         };
         for name in &listed.unknown {
-            told.warn(&names::unknown("field", name, FIELDS));
+            let elsewhere = (
+                PARAMETERS,
+                "it is a parameter of the class: write it beside `objects`",
+            );
+            told.warn(&names::unknown("field", name, FIELDS, elsewhere));
         }
         let mut text = |name: &str, written: &Text| {
             let (text, at) = written::text(written.as_ref(), source, place);
@@ -200,7 +204,8 @@ fn object_name((name, at): Field, told: &mut Told<'_>) -> String {
     };
     if let Err(problem) = path::file(&name) {
         let fix = "give the file's path within the volume, relative and without \"..\"";
-        told.fault("objectName", at, format!("{name:?} {problem}"), fix);
+        let problem = format!("{:?} {problem}", cut(&name));
+        told.fault("objectName", at, problem, fix);
     }
     name
 }
@@ -209,8 +214,10 @@ fn secret_path((written, at): Field, told: &mut Told<'_>) -> Option<(String, pat
     let written = written?;
     let (api, query) = written.split_once('?').unwrap_or((&written, ""));
     let fix = "give the API path as in `vault read`, e.g. secret/data/app";
-    let path = path::api(api)
-        .map_err(|problem| told.fault("secretPath", at, format!("{api:?} {problem}"), fix));
+    let path = path::api(api).map_err(|problem| {
+        let problem = format!("{:?} {problem}", cut(api));
+        told.fault("secretPath", at, problem, fix);
+    });
     let fix = "write it as a form does: name=value&other=value, %25 for a percent sign";
     let query = path::query(query)
         .map_err(|problem| told.fault("secretPath", at, format!("its query {problem}"), fix));
@@ -226,7 +233,7 @@ fn request_method((written, at): Field, told: &mut Told<'_>) -> Method {
         "POST" => Method::Post,
         "PUT" => Method::Put,
         _ => {
-            let problem = format!("{written:?} gives nothing that could be a file");
+            let problem = format!("{:?} gives nothing that could be a file", cut(&written));
             told.fault("method", at, problem, "use GET, LIST, POST or PUT");
             Method::Get
         }
@@ -247,7 +254,7 @@ fn value_encoding((written, at): Field, whole: bool, told: &mut Told<'_>) -> Enc
         return Encoding::Utf8;
     }
     known.unwrap_or_else(|| {
-        let problem = format!("{written:?} is not known");
+        let problem = format!("{:?} is not known", cut(&written));
         told.fault("encoding", at, problem, "use utf-8, base64 or hex");
         Encoding::Utf8
     })
@@ -317,7 +324,7 @@ fn permission(written: Option<&Value>) -> Result<u32, String> {
                 Some(digits) => u64::from_str_radix(digits, 8),
                 None => text.parse(),
             };
-            read.map_err(|_| format!("{text:?} is no number"))?
+            read.map_err(|_| format!("{:?} is no number", cut(text)))?
         }
         Some(_) => return Err("is no number".to_owned()),
     };

@@ -6,16 +6,20 @@ use serde_yaml::{Budget, Spanned};
 
 use super::fault::Fault;
 use super::object::{Item, Told};
+use super::{cut, path, shared_args};
 use crate::spec::Object;
 
 /// The most objects of a class.
 const MOST: usize = 500;
+/// The most bytes that aliases may copy.
+const COPIED: usize = 64 * 1024 * 1024;
 
 /// Reads the list. Faults and warnings are added to those of the rest of the class; an object with a
 /// fault is left out of the answer.
 pub fn parse(
     text: &str,
     mode: u32,
+    target_path: &str,
     faults: &mut Vec<Fault>,
     warnings: &mut Vec<String>,
 ) -> Vec<Object> {
@@ -24,7 +28,7 @@ pub fn parse(
         warnings.push("objects: only the first YAML document is read".to_owned());
     }
     let listed: Option<Vec<Spanned<Item>>> =
-        match serde_yaml::from_str_with_options(text, options()) {
+        match serde_yaml::from_str_with_options(text, options(text)) {
             Ok(listed) => listed,
             Err(error) => {
                 let place = error.location();
@@ -68,7 +72,23 @@ pub fn parse(
         objects.extend(listed.value.typed(text, place, mode, &mut told));
     }
     clashes(&objects, faults);
+    lengths(&objects, target_path, faults);
+    shared_args::share(&mut objects, warnings);
     objects
+}
+
+/// The driver writes each file under an absolute path, after every secret was read.
+fn lengths(objects: &[Object], target_path: &str, faults: &mut Vec<Fault>) {
+    let longest = path::longest_file(target_path);
+    for object in objects.iter().filter(|object| object.name.len() > longest) {
+        let problem = format!(
+            "objectName {:?} {}",
+            cut(&object.name),
+            path::too_long(object.name.len(), longest)
+        );
+        let fix = "shorten it: with the volume's own path it is more than Linux takes";
+        faults.push(Fault::new("objects", problem, fix));
+    }
 }
 
 /// The message of a YAML error without a quotation of the text: arguments may stand in it.
@@ -80,7 +100,7 @@ fn said(error: &serde_yaml::Error) -> String {
             return "a number is not finite, or too large".to_owned();
         }
         serde_yaml::Error::DuplicateMappingKey { key: Some(key), .. } => {
-            return format!("the key {:?} is there twice", super::cut(key));
+            return format!("the key {:?} is there twice", cut(key));
         }
         _ => {}
     }
@@ -92,11 +112,14 @@ fn said(error: &serde_yaml::Error) -> String {
 }
 
 /// As yaml.v3, which the incumbents use: old octal numbers, `yes` a string, merge keys, no duplicates.
-fn options() -> serde_yaml::Options {
+fn options(text: &str) -> serde_yaml::Options {
     let mut budget = Budget::default();
-    budget.max_nodes = 20_000;
+    // 500 objects with a dozen arguments each.
+    budget.max_nodes = 100_000;
     budget.max_depth = 64;
-    budget.max_aliases = 64;
+    // And an anchor that all of them share. Each alias may copy nearly the whole text.
+    budget.max_aliases = (COPIED / text.len().max(1)).clamp(64, 1024);
+    budget.enforce_alias_anchor_ratio = false;
     serde_yaml::options! {
         legacy_octal_numbers: true,
         strict_booleans: true,
@@ -135,7 +158,7 @@ fn clashes(objects: &[Object], faults: &mut Vec<Fault>) {
         if !names.insert(object.name.as_str()) {
             faults.push(Fault::new(
                 "objects",
-                format!("objectName {:?} is given twice", object.name),
+                format!("objectName {:?} is given twice", cut(&object.name)),
                 "give each object a file of its own",
             ));
         }
@@ -148,8 +171,9 @@ fn clashes(objects: &[Object], faults: &mut Vec<Fault>) {
                 faults.push(Fault::new(
                     "objects",
                     format!(
-                        "objectName {directory:?} is a file, and {:?} needs it as a directory",
-                        object.name
+                        "objectName {:?} is a file, and {:?} needs it as a directory",
+                        cut(directory),
+                        cut(&object.name)
                     ),
                     "rename one of them",
                 ));

@@ -1,35 +1,31 @@
 //! The paths a class may name: at the server, and of its files.
 
-/// Longest path of a file within a volume, and longest part of it (PATH_MAX and NAME_MAX of Linux).
-const LONGEST_PATH: usize = 4096;
+/// Longest part of a file's path (NAME_MAX of Linux), in bytes.
 const LONGEST_NAME: usize = 255;
+/// Longest path that Linux takes, in bytes: PATH_MAX without its NUL.
+const LONGEST_PATH: usize = 4095;
+/// What the driver puts between the volume and a file while it writes it: `/..2006_01_02_15_04_05.0123456789/`.
+const WRITER_DIRECTORY: usize = 33;
+/// Longest API path or auth mount, in bytes: servers and proxies refuse longer request lines, and no
+/// storage takes longer keys.
+const LONGEST_API_PATH: usize = 4096;
+/// Longest query, in bytes.
+const LONGEST_QUERY: usize = 8192;
 
 /// A query's pairs, decoded.
 pub type Query = Vec<(String, String)>;
 
 /// An API path without its query: `v1/` and slashes before it are taken off, doubled ones and those at its
-/// end too, as the incumbents' client does (`path.Join`).
+/// end too, as the incumbents' client does (`path.Join`). A percent sign is one, also before two digits: the
+/// request escapes it, so that a server finds the name that stands here.
 ///
 /// # Errors
-/// Says what is wrong with it. An escape (`%2f`) is refused: the path is encoded here, once, so that whoever
-/// writes one either means a separator or would not get what he means. A percent sign alone is one.
+/// Says what is wrong with it.
 pub fn api(text: &str) -> Result<String, String> {
     let path = text.strip_prefix('/').unwrap_or(text);
     let path = path.strip_prefix("v1/").unwrap_or(path);
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
     let path = parts.join("/");
-    let escaped = path.split('%').skip(1).find_map(|after| {
-        let digits = after.get(..2)?;
-        digits
-            .chars()
-            .all(|c| c.is_ascii_hexdigit())
-            .then_some(digits)
-    });
-    if let Some(digits) = escaped {
-        return Err(format!(
-            "has the escape %{digits}: write the character itself, it is escaped on its way"
-        ));
-    }
     segments(&path, &['\\'])?;
     Ok(path)
 }
@@ -40,13 +36,16 @@ pub fn api(text: &str) -> Result<String, String> {
 /// Says what is wrong with it.
 pub fn mount(text: &str) -> Result<String, String> {
     let path = text.trim_matches('/');
-    segments(path, &['%', '\\', '#', '?'])?;
+    segments(path, &['\\', '#', '?'])?;
     Ok(path.to_owned())
 }
 
 fn segments(path: &str, refused: &[char]) -> Result<(), String> {
     if path.is_empty() {
         return Err("is empty".to_owned());
+    }
+    if path.len() > LONGEST_API_PATH {
+        return Err(too_long(path.len(), LONGEST_API_PATH));
     }
     if let Some(c) = path.chars().find(|c| c.is_control()) {
         return Err(format!("has the control character {c:?}"));
@@ -79,9 +78,6 @@ pub fn file(text: &str) -> Result<(), String> {
     if text.starts_with("..") {
         return Err("begins with \"..\"".to_owned());
     }
-    if text.len() > LONGEST_PATH {
-        return Err(format!("is longer than {LONGEST_PATH} bytes"));
-    }
     if text.chars().any(char::is_control) {
         return Err("has a control character".to_owned());
     }
@@ -98,11 +94,23 @@ pub fn file(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// How long a file's path within the volume at `target_path` may be, in bytes, so that the driver can write it.
+pub fn longest_file(target_path: &str) -> usize {
+    LONGEST_PATH.saturating_sub(target_path.len() + WRITER_DIRECTORY)
+}
+
+pub fn too_long(length: usize, longest: usize) -> String {
+    format!("is {length} bytes long, and {longest} are the most")
+}
+
 /// The pairs of a query, decoded as a form is and sorted by name, as Go's `url.Values` writes them.
 ///
 /// # Errors
 /// Says what is wrong with it: what Go's `url.ParseQuery` refuses, and what is not UTF-8.
 pub fn query(text: &str) -> Result<Query, String> {
+    if text.len() > LONGEST_QUERY {
+        return Err(too_long(text.len(), LONGEST_QUERY));
+    }
     let mut pairs = Vec::new();
     for pair in text.split('&').filter(|pair| !pair.is_empty()) {
         if pair.contains(';') {
@@ -147,7 +155,15 @@ mod tests {
         ] {
             assert_eq!(api(text), Ok("secret/app".to_owned()));
         }
-        for text in ["secret/50%", "secret/50%off", "secret/a#b", "a b+c"] {
+        for text in [
+            "secret/50%",
+            "secret/50%off",
+            "secret/data/my-project%2fpassword",
+            "secret/%2e%2e/b",
+            "50%25",
+            "secret/a#b",
+            "a b+c",
+        ] {
             assert_eq!(api(text), Ok(text.to_owned()));
         }
         assert_eq!(
@@ -158,20 +174,7 @@ mod tests {
 
     #[test]
     fn no_path_leaves_its_place() {
-        let wrong = [
-            "",
-            "/",
-            "v1/",
-            "a/../b",
-            "..",
-            "a/./b",
-            "a/%2e%2e/b",
-            "a%2fb",
-            "a\nb",
-            "a\\b",
-            "50%25",
-            "%2E",
-        ];
+        let wrong = ["", "/", "v1/", "a/../b", "..", "a/./b", "a\nb", "a\\b"];
         for text in wrong {
             assert!(api(text).is_err(), "{text:?}");
         }
@@ -181,11 +184,14 @@ mod tests {
             assert!(file(text).is_err(), "{text:?}");
         }
         assert!(file(&"x".repeat(256)).is_err());
+        assert!(api(&"x/".repeat(2049)).is_err());
+        assert!(query(&"x".repeat(8193)).is_err());
         assert_eq!(file("dir/tls.crt"), Ok(()));
         assert_eq!(
             mount("/teams/a/kubernetes/"),
             Ok("teams/a/kubernetes".to_owned())
         );
+        assert_eq!(mount("k8s%2fa"), Ok("k8s%2fa".to_owned()));
         assert!(mount("a/../b").is_err());
     }
 

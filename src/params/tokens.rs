@@ -1,12 +1,13 @@
 //! The pod's service-account tokens, as kubelet hands them over.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::SystemTime;
 
 use k8s_openapi::jiff::Timestamp;
 use serde::Deserialize;
 
-use super::{Fault, Faults, LARGEST, Reader, TOKENS};
+use super::{LARGEST, Reader, TOKENS};
 use crate::redacted::Secret;
 
 /// A token that has just expired may still be taken: servers allow for a minute of skew.
@@ -16,7 +17,46 @@ const LEEWAY_SECONDS: i64 = 60;
 pub struct PodToken {
     /// The token.
     pub jwt: Secret,
+    /// When it ends; unknown where kubelet named no time, or one that cannot be read.
+    expires: Option<Timestamp>,
 }
+
+impl PodToken {
+    /// Checked by a login alone: a poll that is served by a live session sends no token.
+    ///
+    /// # Errors
+    /// The token has expired at `now`.
+    pub fn unexpired(&self, audience: &str, now: SystemTime) -> Result<(), ExpiredToken> {
+        let now = Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH);
+        match self.expires {
+            Some(at) if at.as_second() + LEEWAY_SECONDS < now.as_second() => Err(ExpiredToken {
+                audience: audience.to_owned(),
+                at: at.to_string(),
+            }),
+            // Without a time the server judges: the token itself names one.
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// The token that a login needs has expired.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ExpiredToken {
+    audience: String,
+    at: String,
+}
+
+impl fmt::Display for ExpiredToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{TOKENS}: the token for audience {:?} expired at {}: set `requiresRepublish: true` on the CSIDriver object, so that kubelet sends fresh ones, and check the node's clock",
+            self.audience, self.at
+        )
+    }
+}
+
+impl std::error::Error for ExpiredToken {}
 
 /// The token that a Mount came with, or what there was instead.
 pub struct PodTokens {
@@ -31,7 +71,7 @@ pub struct PodTokens {
 #[derive(Deserialize)]
 pub struct OfferedToken {
     #[serde(deserialize_with = "secret")]
-    pub token: Secret,
+    token: Secret,
     #[serde(rename = "expirationTimestamp", default)]
     expires: Option<String>,
 }
@@ -40,25 +80,13 @@ fn secret<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Secret, D
     String::deserialize(deserializer).map(Secret::from)
 }
 
-pub fn unexpired(token: &OfferedToken, audience: &str, now: SystemTime) -> Result<(), Faults> {
-    let now = Timestamp::try_from(now).unwrap_or(Timestamp::UNIX_EPOCH);
-    let expires = token.expires.as_ref();
-    // A time that cannot be read tells nothing: the server knows the token's own.
-    let Some(expires) = expires.and_then(|text| text.parse::<Timestamp>().ok()) else {
-        return Ok(());
-    };
-    if expires.as_second() + LEEWAY_SECONDS >= now.as_second() {
-        return Ok(());
+impl From<OfferedToken> for PodToken {
+    fn from(offered: OfferedToken) -> Self {
+        Self {
+            jwt: offered.token,
+            expires: offered.expires.and_then(|text| text.parse().ok()),
+        }
     }
-    Err(Faults {
-        faults: vec![Fault::new(
-            TOKENS,
-            format!("the token for audience {audience:?} expired at {expires}"),
-            "set `requiresRepublish: true` on the CSIDriver object, so that kubelet sends fresh ones, and check the node's clock",
-        )],
-        warnings: Vec::new(),
-        expired_token: true,
-    })
 }
 
 impl Reader {
@@ -103,7 +131,7 @@ impl Reader {
                 BTreeMap::new()
             });
         // An empty one is none: the incumbent mints its own in its place.
-        offered.retain(|_, token| !token.token.expose().is_empty());
+        offered.retain(|_, offered| !offered.token.expose().is_empty());
         offered
     }
 }

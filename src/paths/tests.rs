@@ -1,5 +1,7 @@
 //! What a look at a path shows, over real directories.
 
+use std::fs;
+
 use super::*;
 
 fn sight(pods_dir: &Path, own_pod_uid: Option<&str>) -> Sight {
@@ -87,6 +89,107 @@ fn paths_outside_the_pods_directory_are_not_judged() {
     assert_eq!(sight.look(&root.path().join("a/b")), Presence::Absent);
 }
 
+/// A second kubelet root beside the configured one, with a volume in it.
+fn second(root: &Path) -> (PathBuf, PathBuf) {
+    let pods = root.join("mnt/kubelet/pods");
+    let path = pods.join("uid/volumes/kubernetes.io~csi/v/mount");
+    fs::create_dir_all(&path).unwrap();
+    (pods, path)
+}
+
+#[test]
+fn another_kubelets_root_follows_from_the_target_path() {
+    for own in [None, Some("own")] {
+        let root = tempfile::tempdir().unwrap();
+        let configured = root.path().join("var/pods");
+        let (pods, path) = second(root.path());
+        fs::create_dir_all(pods.join("own")).unwrap();
+        // It need not even be there: the flag's default on such a node.
+        let sight = sight(&configured, own);
+        assert_eq!(sight.look(&path), Presence::Present);
+        fs::remove_dir(&path).unwrap();
+        assert_eq!(sight.look(&path), Presence::Absent);
+        let volume = VolumeId {
+            pod_uid: "uid".to_owned(),
+            target_path: path.clone(),
+        };
+        let (seen, blind) = sight.look_at(vec![volume]);
+        assert_eq!(seen[0].1, Sighting::Absent);
+        assert_eq!(blind, None, "the unused directory is no loss");
+        let (_, blind) = sight.look_at(Vec::new());
+        assert!(blind.unwrap().contains("var/pods cannot be read"));
+        // The disk goes: an empty directory is left in its place.
+        fs::rename(&pods, root.path().join("gone")).unwrap();
+        assert!(matches!(sight.look(&path), Presence::Blind(_)));
+        fs::create_dir_all(&pods).unwrap();
+        assert!(matches!(sight.look(&path), Presence::Blind(_)));
+    }
+}
+
+#[test]
+fn both_roots_of_a_node_are_seen_each_by_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let configured = root.path().join("var/pods");
+    let here = configured.join("uid/volumes/kubernetes.io~csi/v/mount");
+    fs::create_dir_all(&here).unwrap();
+    let (pods, there) = second(root.path());
+    let sight = sight(&configured, None);
+    assert_eq!(sight.look(&here), Presence::Present);
+    assert_eq!(sight.look(&there), Presence::Present);
+    fs::rename(&pods, root.path().join("gone")).unwrap();
+    fs::remove_dir(&here).unwrap();
+    assert!(matches!(sight.look(&there), Presence::Blind(_)));
+    assert_eq!(sight.look(&here), Presence::Absent);
+}
+
+#[test]
+fn a_directory_that_a_path_only_names_is_not_believed() {
+    let root = tempfile::tempdir().unwrap();
+    let configured = root.path().join("var/pods");
+    fs::create_dir_all(configured.join("own")).unwrap();
+    let (pods, path) = second(root.path());
+    // Not the kubelet that runs us.
+    let as_pod = sight(&configured, Some("own"));
+    fs::remove_dir_all(pods.join("uid")).unwrap();
+    fs::create_dir(pods.join("other")).unwrap();
+    assert!(blind(&as_pod.look(&path), "does not show our own pod"));
+    let as_process = sight(&configured, None);
+    fs::remove_dir(pods.join("other")).unwrap();
+    // No pod at its own place, no such volume at the flag's.
+    assert!(blind(&as_process.look(&path), "shows no pod"));
+    // What does not look like kubelet's path names no directory at all.
+    for odd in [
+        "pods/uid/volumes/x/v/mount",
+        "uid/volumes/kubernetes.io~csi/v/mount",
+        "mount",
+    ] {
+        let odd = root.path().join("mnt").join(odd);
+        fs::create_dir_all(&odd).unwrap();
+        assert!(
+            blind(&as_process.look(&odd), "is not below"),
+            "{}",
+            odd.display()
+        );
+    }
+}
+
+#[test]
+fn a_root_that_is_mounted_at_the_flags_place_is_looked_for_there() {
+    let root = tempfile::tempdir().unwrap();
+    let mounted = root.path().join("host-pods");
+    let below = "uid/volumes/kubernetes.io~csi/v/mount";
+    fs::create_dir_all(mounted.join(below)).unwrap();
+    let named = root.path().join("nowhere/kubelet/pods").join(below);
+    let sight = sight(&mounted, None);
+    assert_eq!(sight.look(&named), Presence::Present);
+    assert_eq!(sight.seen_at(&named), Some(mounted.join(below)));
+    fs::remove_dir(mounted.join(below)).unwrap();
+    assert_eq!(sight.look(&named), Presence::Absent);
+    // Its own name comes into sight later: it stays where it was found.
+    fs::create_dir_all(&named).unwrap();
+    assert_eq!(sight.look(&named), Presence::Absent);
+}
+
 #[tokio::test]
 async fn a_removal_beside_a_watch_is_a_hint() {
     let root = tempfile::tempdir().unwrap();
@@ -96,7 +199,7 @@ async fn a_removal_beside_a_watch_is_a_hint() {
     };
     fs::create_dir_all(&volume.target_path).unwrap();
     let mut hints = Hints::new();
-    hints.add(&volume);
+    hints.add(&volume, &sight(root.path(), None));
     fs::remove_dir(&volume.target_path).unwrap();
     let hinted = tokio::time::timeout(Duration::from_secs(5), hints.next()).await;
     assert!(hinted.unwrap() == [volume.clone()]);

@@ -1,7 +1,7 @@
 use std::fs;
 
 use super::*;
-use crate::spec::{Encoding, Endpoint, Login, Object, Pod, Request, Selector, VolumeId};
+use crate::spec::{Encoding, Endpoint, Login, Object, OnUnmount, Pod, Request, Selector, VolumeId};
 
 fn spec() -> MountSpec {
     MountSpec {
@@ -37,6 +37,7 @@ fn spec() -> MountSpec {
             encoding: Encoding::Utf8,
             mode: 0o644,
         }],
+        on_unmount: OnUnmount::default(),
     }
 }
 

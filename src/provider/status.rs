@@ -13,6 +13,12 @@ use crate::policy::Violation;
 use crate::render::RenderError;
 use crate::vault::VaultErrorKind as Kind;
 
+/// The longest message, in bytes. It is sent as one header, of which clients and proxies take 8 KiB.
+const LONGEST: usize = 4096;
+/// The same on the wire, where a space, a quote or a byte beyond ASCII takes three (gRPC over HTTP/2,
+/// `grpc-message`).
+const LONGEST_ON_THE_WIRE: usize = 7 * 1024;
+
 /// The codes we answer. There is no way to answer one that kubelet does not take as final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Final {
@@ -43,29 +49,60 @@ impl From<Final> for Code {
 /// The status of a class or request that cannot be understood.
 #[must_use]
 pub fn of_faults(faults: &Faults) -> Status {
-    let code = if faults.only_expired_token() {
-        Final::FailedPrecondition
-    } else {
-        Final::InvalidArgument
-    };
-    Status::new(code.into(), faults.to_string())
+    status(Final::InvalidArgument, &faults.to_string())
 }
 
 /// The status of a class that this installation's policy forbids.
 #[must_use]
 pub fn of_violation(violation: &Violation) -> Status {
-    Status::new(Final::FailedPrecondition.into(), violation.to_string())
+    status(Final::FailedPrecondition, &violation.to_string())
 }
 
 /// The status of a Mount that failed.
 #[must_use]
 pub fn of_mount(error: &MountError) -> Status {
-    Status::new(code_of(error).into(), error.to_string())
+    status(code_of(error), &error.to_string())
+}
+
+fn status(code: Final, message: &str) -> Status {
+    Status::new(code.into(), bounded(message))
+}
+
+/// A message as it may be sent: of one that is too long, its beginning, which says what failed, and its end,
+/// which says what to do.
+fn bounded(message: &str) -> String {
+    let head = fitting(message.chars(), 1);
+    if head == message.len() {
+        return message.to_owned();
+    }
+    let tail = fitting(message.chars().rev(), 4);
+    let head = fitting(message.chars(), 2);
+    let tail = message.len() - tail;
+    format!(
+        "{} … {}",
+        message.get(..head).unwrap_or_default(),
+        message.get(tail..).unwrap_or_default()
+    )
+}
+
+/// How many bytes of these characters fit into a part of a message.
+fn fitting(chars: impl Iterator<Item = char>, part: usize) -> usize {
+    let (mut bytes, mut wire) = (0, 0);
+    for c in chars {
+        let plain = c.is_ascii_graphic()
+            && !matches!(c, '"' | '#' | '%' | '<' | '>' | '`' | '?' | '{' | '}');
+        wire += if plain { 1 } else { 3 * c.len_utf8() };
+        if bytes + c.len_utf8() > LONGEST / part || wire > LONGEST_ON_THE_WIRE / part {
+            break;
+        }
+        bytes += c.len_utf8();
+    }
+    bytes
 }
 
 fn code_of(error: &MountError) -> Final {
     match error {
-        MountError::NoToken { .. } => Final::FailedPrecondition,
+        MountError::NoToken { .. } | MountError::ExpiredToken(_) => Final::FailedPrecondition,
         MountError::Mint { source, .. } if source.is_transient() => Final::Internal,
         MountError::Mint { .. } => Final::FailedPrecondition,
         MountError::Login { source, .. } | MountError::Read { source, .. } => {
@@ -73,7 +110,9 @@ fn code_of(error: &MountError) -> Final {
         }
         MountError::Render(RenderError::KeyAbsent { .. }) => Final::NotFound,
         MountError::Render(RenderError::TooLarge { .. }) => Final::FailedPrecondition,
-        MountError::Render(RenderError::BadEncoding { .. }) => Final::InvalidArgument,
+        MountError::Render(RenderError::BadEncoding { .. } | RenderError::NoKeys { .. }) => {
+            Final::InvalidArgument
+        }
         // Both were checked when the reply was read.
         MountError::Render(RenderError::NoReply { .. }) => Final::Internal,
         MountError::Unfinished { .. } | MountError::Stopping(_) | MountError::Broken => {
@@ -93,7 +132,6 @@ fn code_of_vault(kind: Kind) -> Final {
         | Kind::Interrupted
         | Kind::TimedOut
         | Kind::Untrusted
-        | Kind::Scheme
         | Kind::Scheme
         | Kind::Away
         | Kind::Throttled
@@ -125,5 +163,21 @@ mod tests {
             let code = Code::from(code);
             assert!(!not_final.contains(&code) && code != Code::Ok, "{code:?}");
         }
+    }
+
+    #[test]
+    fn a_message_is_never_longer_than_a_header_may_be() {
+        for unit in ["x", "é", "\u{1f511}", "%", "a b", "\""] {
+            for length in [10, 1000, 4096, 4097, 100_000] {
+                let message = format!("object {:?}: check `secretKey`", unit.repeat(length));
+                let told = bounded(&message);
+                assert!(told.len() <= LONGEST, "{unit} {length}: {}", told.len());
+                assert!(told.starts_with("object ") && told.ends_with("check `secretKey`"));
+                let header: http::Response<()> = Status::internal(told).into_http();
+                let sent = header.headers().get("grpc-message").unwrap().len();
+                assert!(sent <= 8 * 1024, "{unit} {length}: {sent}");
+            }
+        }
+        assert_eq!(bounded("short"), "short");
     }
 }

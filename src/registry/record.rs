@@ -11,7 +11,7 @@ use crate::clock::Moment;
 use crate::grant::timing::Life;
 use crate::grant::{Grant, Keep, Session, Term, TokenKind};
 use crate::redacted::{Secret, SecretBytes};
-use crate::spec::{Endpoint, Login, Pod, Request, VolumeId};
+use crate::spec::{Endpoint, Login, OnUnmount, Pod, Request, VolumeId};
 
 /// One volume.
 #[derive(Serialize, Deserialize)]
@@ -19,6 +19,9 @@ pub struct Record {
     pub volume: VolumeId,
     pod: Pod,
     class: String,
+    /// Records of before it was known say nothing.
+    #[serde(default)]
+    on_unmount: OnUnmount,
     stage: Stage,
     seen: bool,
     forsaken_at: Option<Moment>,
@@ -79,7 +82,8 @@ mod exposed {
 impl Record {
     /// The record of a volume; without its replies where the journal has no room for them.
     ///
-    /// A reply that is not UTF-8 cannot be JSON and was refused when it was read.
+    /// A reply that is not UTF-8 is either a raw one, which is a static read and never comes here, or was
+    /// refused when it was read.
     pub fn of(volume: &Volume, with_grants: bool) -> Self {
         let sessions = volume.sessions.iter().map(|(key, held)| SessionRecord {
             key: *key,
@@ -112,6 +116,7 @@ impl Record {
             volume: volume.id.clone(),
             pod: volume.pod.clone(),
             class: volume.class.clone(),
+            on_unmount: volume.on_unmount,
             stage: volume.stage,
             seen: volume.seen,
             forsaken_at: volume.forsaken_at,
@@ -183,6 +188,8 @@ impl Record {
             let grant = Grant {
                 request: record.request,
                 body: SecretBytes::from(record.body.expose().as_bytes().to_vec()),
+                // Raw replies are static reads, which no journal holds.
+                raw: false,
                 keep: record.keep,
                 term: in_this_boot(record.term),
             };
@@ -200,6 +207,7 @@ impl Record {
             id: self.volume,
             pod: self.pod,
             class: self.class,
+            on_unmount: self.on_unmount,
             stage: self.stage,
             mounting: false,
             seen: self.seen,

@@ -15,7 +15,7 @@ use super::*;
 use crate::clock::Moment;
 use crate::grant::{Keep, KeepError, Renewal, Revoked, Term, TokenKind};
 use crate::redacted::{Secret, SecretBytes};
-use crate::spec::{Endpoint, Login, Method, Object, Pod, Selector, Tls};
+use crate::spec::{Endpoint, Login, Method, Object, OnUnmount, Pod, Selector, Tls};
 
 /// The boot-time clock, driven by tokio's.
 #[derive(Clone, Copy)]
@@ -253,6 +253,7 @@ fn spec_of(uid: &str) -> MountSpec {
             encoding: crate::spec::Encoding::Utf8,
             mode: 0o644,
         }],
+        on_unmount: OnUnmount::default(),
     }
 }
 
@@ -330,6 +331,7 @@ impl Node {
         Arc::new(Grant {
             request: request(),
             body: SecretBytes::from(b"{}".to_vec()),
+            raw: false,
             keep: Keep::Lease {
                 id: format!("lease {:x}", rand::random::<u64>()),
                 renewable: true,
@@ -559,3 +561,5 @@ async fn a_first_result_that_nobody_took_waits_without_its_path_for_kubelets_nex
     pass(Duration::from_secs(91)).await;
     assert_eq!(node.server.count("revoke token"), 2);
 }
+
+mod unmount;

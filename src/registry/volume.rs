@@ -13,7 +13,7 @@ use super::care::{Care, Polls};
 use crate::clock::Moment;
 use crate::grant::timing::{Life, resume_at};
 use crate::grant::{Grant, Keep, Session};
-use crate::spec::{MountSpec, Pod, VolumeId};
+use crate::spec::{MountSpec, OnUnmount, Pod, VolumeId};
 
 /// The least time between two logins at polls that only a refused read asks for.
 const FRESH_LOGINS: Duration = Duration::from_secs(300);
@@ -99,6 +99,8 @@ pub struct Volume {
     pub id: VolumeId,
     pub pod: Pod,
     pub class: String,
+    /// What its end does to what its files show, as the class said at the last Mount.
+    pub on_unmount: OnUnmount,
     pub stage: Stage,
     /// A Mount is under way: its outcome is awaited before anything is concluded from the path.
     pub mounting: bool,
@@ -123,6 +125,7 @@ impl Volume {
             id: spec.volume.clone(),
             pod: spec.pod.clone(),
             class: spec.class.clone(),
+            on_unmount: spec.on_unmount,
             stage: Stage::Opening,
             mounting: false,
             seen: false,
@@ -190,6 +193,7 @@ impl Volume {
             self.class.clone_from(&spec.class);
         }
         self.requests = spec.requests().len();
+        self.on_unmount = spec.on_unmount;
         self.mounting = true;
         self.seen |= seen;
         self.missing_since = None;
@@ -374,9 +378,13 @@ impl Volume {
         changed
     }
 
-    /// Moves on what has drained for long enough and is confirmed.
+    /// Moves on what has drained for long enough and is confirmed: to its revocation, or out of our hands,
+    /// for a container's environment keeps what was replaced as long as the container runs.
     pub fn retire(&mut self, drain: Duration, now: Moment) {
         let over = |duty: &Duty| matches!(duty, Duty::Draining { since, confirmed: true, .. } if since.plus(drain) <= now);
+        if self.lets_expire() {
+            self.forget(over);
+        }
         for (duty, care) in self.duties() {
             if over(duty) {
                 *duty = Duty::Releasing;
@@ -386,8 +394,12 @@ impl Volume {
         self.settle_releases(now);
     }
 
-    /// The volume is at its end: everything is to be revoked.
+    /// The volume is at its end: everything is to be revoked, or forgotten where the class lets it expire.
     pub fn release(&mut self, now: Moment) {
+        if self.lets_expire() {
+            // What was on its way to be revoked still is.
+            self.forget(|duty| *duty != Duty::Releasing);
+        }
         self.stage = Stage::Leaving;
         self.missing_since = None;
         self.forsaken_at = None;

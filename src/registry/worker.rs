@@ -132,9 +132,15 @@ impl Worker {
             self.keys.insert(volume.id.clone(), key);
             // Fails only when nobody looks at paths any more: at shutdown.
             let _ = self.look.send(volume.id.clone());
+            let over = volume.is_empty();
             self.volumes.insert(key, volume);
             self.note_uses(key);
-            self.plan(key);
+            if over {
+                // Of another boot, and left to expire: its file goes.
+                self.changed(key, None);
+            } else {
+                self.plan(key);
+            }
         }
         if count > 0 {
             info!(volumes = count, "journal replayed: renewals go on");
@@ -338,7 +344,12 @@ impl Worker {
     fn release(&mut self, key: VolumeKey, why: &str) {
         let now = self.clock.now();
         if let Some(volume) = self.volumes.get_mut(&key) {
-            info!(volume = %volume.id, pod = volume.pod.name, namespace = volume.pod.namespace, why, "volume ended: its credentials are revoked");
+            let (pod, namespace) = (volume.pod.name.as_str(), volume.pod.namespace.as_str());
+            if volume.lets_expire() {
+                info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are left to expire, as the class says (onUnmount: expire)");
+            } else {
+                info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are revoked");
+            }
             volume.release(now);
             self.changed(key, None);
         }

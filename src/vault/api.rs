@@ -394,11 +394,13 @@ pub async fn send(
 pub fn parse<'a, T: Deserialize<'a>>(asked: Asked<'_>, reply: &'a Reply) -> Result<T, VaultError> {
     // The parser's own message could quote the reply.
     serde_json::from_slice(reply.body.expose()).map_err(|_| {
-        VaultError::new(
-            Kind::NotVault,
-            asked,
-            "the reply is not what a Vault answers",
-        )
+        // The login page of a proxy, say.
+        let other = reply.content_type.as_deref();
+        let text = match other.filter(|other| *other != "application/json") {
+            Some(other) => format!("the reply is {other}, not what a Vault answers"),
+            None => "the reply is not what a Vault answers".to_owned(),
+        };
+        VaultError::new(Kind::NotVault, asked, text)
     })
 }
 

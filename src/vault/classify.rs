@@ -104,6 +104,7 @@ mod tests {
     fn failed(status: u16, text: &str) -> VaultError {
         let body = serde_json::json!({ "errors": [text] }).to_string();
         let reply = Reply {
+            content_type: None,
             status,
             retry_after: Some(Duration::from_secs(7)),
             body: SecretBytes::from(body.into_bytes()),

@@ -10,7 +10,7 @@ use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
 use super::lifetime::{self, Leaseless, ending};
 use super::room::Room;
 use super::transport::{Call, Reply, Transport};
-use super::{Settings, api, bare};
+use super::{Settings, api, bare, raw};
 use crate::clock::Moment;
 use crate::grant::{Grant, Keep, Session, Term};
 use crate::redacted::Secret;
@@ -80,6 +80,18 @@ pub fn granted(
     if reply.body.expose().is_empty() {
         return Err(VaultError::new(Kind::Empty, asked, "the reply is empty"));
     }
+    if raw::is_raw(request, &reply) {
+        return Ok(Grant {
+            request: request.clone(),
+            term: Term {
+                sent,
+                granted: Duration::ZERO,
+            },
+            keep: Keep::Static,
+            body: reply.body,
+            raw: true,
+        });
+    }
     if let Some(enveloped) = bare::enveloped(reply.body.expose()) {
         reply.body = enveloped;
     }
@@ -120,5 +132,6 @@ pub fn granted(
         term: Term { sent, granted },
         keep,
         body: reply.body,
+        raw: false,
     })
 }

@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{PROXY_AUTHORIZATION, RETRY_AFTER};
+use http::header::{CONTENT_TYPE, HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::uri::Scheme;
 use http::{Method, StatusCode, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -53,6 +53,8 @@ pub struct Call<'a> {
 pub struct Reply {
     pub status: u16,
     pub retry_after: Option<Duration>,
+    /// Its media type in lower case, without parameters; nothing where it names none that could be one.
+    pub content_type: Option<String>,
     pub body: SecretBytes,
 }
 
@@ -278,6 +280,15 @@ fn connects(error: &(dyn std::error::Error + 'static)) -> bool {
     client.is_some_and(hyper_util::client::legacy::Error::is_connect)
 }
 
+/// The media type of a `Content-Type`. It may be shown, so nothing else that a server writes there passes.
+fn media_type(value: &HeaderValue) -> Option<String> {
+    const LONGEST: usize = 64;
+    let text = value.to_str().ok()?.split(';').next()?.trim();
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '+' | '-');
+    (text.len() <= LONGEST && text.contains('/') && text.chars().all(plain))
+        .then(|| text.to_ascii_lowercase())
+}
+
 /// An error with its causes: hyper's own text says little more than `client error`.
 fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -306,6 +317,7 @@ async fn read(
         .and_then(|value| value.to_str().ok())
         .and_then(|seconds| seconds.trim().parse().ok())
         .map(Duration::from_secs);
+    let content_type = response.headers().get(CONTENT_TYPE).and_then(media_type);
     let mut frames = Limited::new(response.into_body(), LARGEST_REPLY);
     // Told beforehand, it is never moved in memory, which would leave copies that are not wiped.
     let expected = frames.size_hint().exact().map(usize::try_from);
@@ -339,6 +351,7 @@ async fn read(
     Ok(Reply {
         status,
         retry_after,
+        content_type,
         body: SecretBytes::from(mem::take(&mut *body)),
     })
 }

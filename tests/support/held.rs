@@ -12,7 +12,7 @@ use leasehold::redacted::Secret;
 use leasehold::registry::journal::Journal;
 use leasehold::registry::notice::Notices;
 use leasehold::registry::{Ending, Registry, Settings};
-use leasehold::spec::{Endpoint, Login, MountSpec, Pod, Tls, VolumeId};
+use leasehold::spec::{Endpoint, Login, MountSpec, OnUnmount, Pod, Tls, VolumeId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -193,6 +193,7 @@ pub fn spec(volume: &VolumeId) -> MountSpec {
             audience: "vault".to_owned(),
         },
         objects: Vec::new(),
+        on_unmount: OnUnmount::default(),
     }
 }
 

@@ -27,16 +27,34 @@ pub struct Pki {
 struct Root {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
+    der: Vec<u8>,
     ends: Duration,
+}
+
+impl Root {
+    /// What is read of it: as JSON, and raw (OpenBao `builtin/logical/pki/path_fetch.go`).
+    fn read(&self, path: &str) -> Answer {
+        const DER: &str = "application/pkix-cert";
+        match path {
+            "cert/ca" => Answer::data(json!({ "certificate": self.pem })),
+            "cert/ca_chain" => {
+                Answer::data(json!({ "certificate": self.pem, "ca_chain": self.pem }))
+            }
+            "ca" | "cert/ca/raw" => Answer::file(DER, self.der.clone()),
+            "ca/pem" | "cert/ca/raw/pem" => {
+                Answer::file("application/pem-certificate-chain", self.pem.as_bytes())
+            }
+            "ca_chain" => Answer::file(DER, self.pem.as_bytes()),
+            _ => Answer::unsupported(),
+        }
+    }
 }
 
 impl Pki {
     pub fn handle(&mut self, request: &Request, path: &str, terms: Terms) -> Given {
         if !request.writes() {
-            return match (path, &self.root) {
-                ("cert/ca", Some(root)) if request.reads() => {
-                    Answer::data(json!({ "certificate": root.pem })).into()
-                }
+            return match &self.root {
+                Some(root) if request.reads() => root.read(path).into(),
                 _ => Answer::unsupported().into(),
             };
         }
@@ -128,6 +146,7 @@ fn generate_root(request: &Request, now: Duration) -> Result<Root, rcgen::Error>
     let certificate = params.self_signed(&key)?;
     let pem = certificate.pem().trim_end().to_owned();
     Ok(Root {
+        der: certificate.der().to_vec(),
         issuer: Issuer::new(params, key),
         pem,
         ends: now + ttl,

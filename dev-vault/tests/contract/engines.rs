@@ -85,6 +85,31 @@ pub async fn case_45_pki(server: &Server) {
     let body = json!({ "common_name": "web.shop.example" });
     let call = Call::post(format!("{}/issue/nobody", pki.mount), body);
     server.root(call).await.refuses(400, "unknown role: nobody");
+
+    // The same certificate, raw and as JSON.
+    let mount = &pki.mount;
+    let read = async |path: &str| {
+        let call = Call::get(format!("{mount}/{path}"));
+        server.root(call).await.expect(200)
+    };
+    let certificate = read("cert/ca").await.string("/data/certificate");
+    for (path, kind) in [
+        ("ca", "application/pkix-cert"),
+        ("cert/ca/raw", "application/pkix-cert"),
+        ("ca/pem", "application/pem-certificate-chain"),
+        ("cert/ca/raw/pem", "application/pem-certificate-chain"),
+        ("ca_chain", "application/pkix-cert"),
+    ] {
+        let reply = read(path).await;
+        assert_eq!(reply.headers["content-type"], kind, "{path}");
+        if path.ends_with("pem") || path == "ca_chain" {
+            assert_eq!(reply.text.trim(), certificate.trim(), "{path}");
+        } else {
+            assert!(reply.text.starts_with('0'), "{path} is DER");
+        }
+    }
+    let chain = read("cert/ca_chain").await.string("/data/certificate");
+    assert_eq!(chain.trim(), certificate.trim());
 }
 
 pub async fn case_46_wrap(server: &Server) {

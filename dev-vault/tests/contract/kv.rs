@@ -27,6 +27,15 @@ pub async fn case_39_kv1(server: &Server) {
         .await;
     let timed = json!({ "password": "p4ss", "ttl": "30s" });
     server.set_up(format!("{mount}/timed"), timed.clone()).await;
+    // An escape is undone once: `%252f` names the percent sign, `%2f` the separator.
+    for (sent, value) in [("my%252fname", "literal"), ("my%2fname", "below")] {
+        let path = format!("{mount}/{sent}");
+        server.set_up(&path, json!({ "k": value })).await;
+        let reply = server.root(Call::get(path)).await.expect(200);
+        reply.is("/data/k", value);
+    }
+    let below = server.root(Call::get(format!("{mount}/my/name"))).await;
+    below.expect(200).is("/data/k", "below");
 
     let reply = server.root(Call::get(format!("{mount}/plain"))).await;
     let reply = reply.expect(200);

@@ -70,7 +70,7 @@ fn a_certificate_never_pairs_with_a_key_of_the_defaults() {
             target_path: TARGET,
             permission: "420",
         };
-        parse(&message, &defaults, SystemTime::now())
+        parse(&message, &defaults)
     };
     let half = with(json!({"vaultTLSClientCertPath": "/own.crt"}))
         .err()
@@ -109,6 +109,6 @@ fn an_agents_address_takes_the_place_of_every_other() {
         target_path: TARGET,
         permission: "420",
     };
-    let parsed = parse(&message, &defaults, SystemTime::now()).ok().unwrap();
+    let parsed = parse(&message, &defaults).ok().unwrap();
     assert_eq!(parsed.spec.endpoint.address, "http://agent:8100");
 }

@@ -87,6 +87,7 @@ fn kept(recorded: &Recorded) -> Grant {
     let reply = Reply {
         status: 200,
         retry_after: None,
+        content_type: None,
         body: SecretBytes::from(body.to_string().into_bytes()),
     };
     let asked = Asked {
