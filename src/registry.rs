@@ -8,6 +8,7 @@
 mod agenda;
 mod care;
 mod due;
+mod ends;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod journal;
@@ -15,6 +16,7 @@ mod lane;
 mod lanes;
 pub mod notice;
 mod record;
+mod reuse;
 mod shared;
 mod survey;
 mod telling;

@@ -132,26 +132,6 @@ async fn a_stray_refusal_at_a_poll_replaces_nothing() {
 }
 
 #[tokio::test]
-async fn a_dead_token_is_told_from_a_living_one_by_asking() {
-    let world = World::new().await;
-    let volume = world.volume("web");
-    let both = class(&format!("{DATABASE}{KV}"));
-    world.mount(&volume, &both).await;
-    let user = volume.text("username");
-    let accessor = world.vault.live_tokens()[0].accessor.clone();
-    world
-        .admin
-        .write(
-            "auth/token/revoke-accessor",
-            json!({ "accessor": accessor }),
-        )
-        .await;
-    world.mount(&volume, &both).await;
-    assert_ne!(volume.text("username"), user);
-    assert_eq!(world.logins(), 2);
-}
-
-#[tokio::test]
 async fn a_standby_that_has_not_heard_of_the_token_is_asked_again() {
     let world = World::new().await;
     for (pod, action) in [

@@ -1,22 +1,18 @@
 //! One volume's state and what changes it. Pure: no task, no clock, no call; the worker derives its
 //! agenda from what stands here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Held;
 use super::agenda::ItemKey;
 use super::care::{Care, Polls};
 use crate::clock::Moment;
 use crate::grant::timing::{Life, resume_at};
-use crate::grant::{Grant, Keep, Session};
+use crate::grant::{Grant, Session};
 use crate::spec::{MountSpec, OnUnmount, Pod, VolumeId};
-
-/// The least time between two logins at polls that only a refused read asks for.
-const FRESH_LOGINS: Duration = Duration::from_secs(300);
 
 /// How far a volume has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,16 +135,6 @@ impl Volume {
         }
     }
 
-    /// Whether the absence of its path is its end. Between two attempts of a first Mount the path is gone as
-    /// well; those end by themselves, or with their pod.
-    pub fn ends_with_its_path(&self) -> bool {
-        match self.stage {
-            Stage::Mounted => true,
-            Stage::Opening => !self.mounting,
-            Stage::Parked { .. } | Stage::Leaving => false,
-        }
-    }
-
     /// Nothing is left that would have to be kept or ended.
     pub fn is_empty(&self) -> bool {
         !self.mounting && self.sessions.is_empty() && self.grants.is_empty()
@@ -198,40 +184,6 @@ impl Volume {
         self.seen |= seen;
         self.missing_since = None;
         self.forsaken_at = None;
-    }
-
-    /// What may serve a Mount of `spec`.
-    pub fn held_for(&self, spec: &MountSpec, poll: Duration, now: Moment) -> Held {
-        let open = |duty: Duty| duty == Duty::Open;
-        let session = self.sessions.iter().rev().find(|(_, held)| {
-            let usable = !held.dead && !held.session.counted && !held.care.due(poll, now);
-            open(held.duty) && usable && held.session.serves(spec)
-        });
-        let mut grants = HashMap::new();
-        for held in self.grants.values() {
-            if !open(held.duty) || held.lost || held.care.due(poll, now) {
-                continue;
-            }
-            let under = match held.grant.keep {
-                Keep::Lease { .. } => session.is_some_and(|(key, _)| *key == held.session),
-                // No lease hangs from the session: it outlives it, within the same authority.
-                Keep::Certificate | Keep::Expiring | Keep::Written | Keep::Static => self
-                    .sessions
-                    .get(&held.session)
-                    .is_some_and(|owner| owner.session.serves(spec)),
-            };
-            if under {
-                // In the order of their keys: a newer reply to the same request wins.
-                grants.insert(held.grant.request.clone(), Arc::clone(&held.grant));
-            }
-        }
-        let paced = |at: Moment| at.plus(FRESH_LOGINS) <= now;
-        Held {
-            first: self.stage != Stage::Mounted,
-            fresh_login_allowed: self.logged_in_at.is_none_or(paced),
-            session: session.map(|(_, held)| Arc::clone(&held.session)),
-            grants,
-        }
     }
 
     /// A session is taken into care.
@@ -359,6 +311,8 @@ impl Volume {
         let mut changed = matches!(self.stage, Stage::Parked { .. });
         if changed {
             self.stage = Stage::Mounted;
+            // From now on its path decides, where that can be seen.
+            self.forsaken_at = self.forsaken_at.filter(|_| !self.seen);
         }
         for (duty, _) in self.duties() {
             if let Duty::Draining {

@@ -19,7 +19,7 @@ use super::record::Record;
 use super::shared::Uses;
 use super::telling;
 use super::volume::{Stage, Volume};
-use super::{Ending, Held, Message, Settings, Sighting};
+use super::{Ending, Held, Message, Settings};
 use crate::clock::{Clock, Moment};
 use crate::grant::{Grant, LeaseKeeper, Session};
 use crate::metrics::Metrics;
@@ -36,7 +36,7 @@ pub(super) struct Worker {
     pub(super) metrics: Metrics,
     pub(super) notices: Notices,
     /// Asks for a look at a path.
-    look: mpsc::UnboundedSender<VolumeId>,
+    pub(super) look: mpsc::UnboundedSender<VolumeId>,
     pub(super) volumes: BTreeMap<VolumeKey, Volume>,
     keys: HashMap<VolumeId, VolumeKey>,
     next_key: u64,
@@ -287,74 +287,6 @@ impl Worker {
         self.changed(key, done);
     }
 
-    fn observed(&mut self, sightings: Vec<(VolumeId, Sighting)>) -> bool {
-        let now = self.clock.now();
-        let mut unconfirmed = false;
-        for (id, sighting) in sightings {
-            let confirm = self.settings.confirm;
-            let Some((key, volume)) = self.volume(&id) else {
-                continue;
-            };
-            match sighting {
-                Sighting::Present => {
-                    volume.missing_since = None;
-                    if !volume.seen {
-                        volume.seen = true;
-                        self.changed(key, None);
-                    }
-                }
-                Sighting::Absent => {
-                    if !volume.seen || !volume.ends_with_its_path() {
-                        continue;
-                    }
-                    let since = *volume.missing_since.get_or_insert(now);
-                    // Two looks at least, however short the period.
-                    if since < now && now.since(since) >= confirm {
-                        self.release(key, "its path is gone");
-                    } else {
-                        unconfirmed = true;
-                    }
-                }
-            }
-        }
-        unconfirmed
-    }
-
-    fn pod_gone(&mut self, uid: &str, grace: Duration) {
-        let until = self.clock.now().plus(grace).plus(self.settings.unseen);
-        let gone: Vec<VolumeKey> = self
-            .volumes
-            .iter()
-            .filter(|(_, volume)| volume.id.pod_uid == uid && volume.stage != Stage::Leaving)
-            .map(|(key, _)| *key)
-            .collect();
-        for key in gone {
-            let Some(volume) = self.volumes.get_mut(&key) else {
-                continue;
-            };
-            if volume.seen && volume.ends_with_its_path() {
-                let _ = self.look.send(volume.id.clone());
-            } else if volume.forsaken_at.is_none() {
-                volume.forsaken_at = Some(until);
-                self.changed(key, None);
-            }
-        }
-    }
-
-    fn release(&mut self, key: VolumeKey, why: &str) {
-        let now = self.clock.now();
-        if let Some(volume) = self.volumes.get_mut(&key) {
-            let (pod, namespace) = (volume.pod.name.as_str(), volume.pod.namespace.as_str());
-            if volume.lets_expire() {
-                info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are left to expire, as the class says (onUnmount: expire)");
-            } else {
-                info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are revoked");
-            }
-            volume.release(now);
-            self.changed(key, None);
-        }
-    }
-
     /// A volume has changed: it is written down, and its part of the agenda made anew.
     pub(super) fn changed(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
         self.note_uses(key);
@@ -454,7 +386,7 @@ impl Worker {
         }
     }
 
-    fn volume(&mut self, id: &VolumeId) -> Option<(VolumeKey, &mut Volume)> {
+    pub(super) fn volume(&mut self, id: &VolumeId) -> Option<(VolumeKey, &mut Volume)> {
         let key = *self.keys.get(id)?;
         Some((key, self.volumes.get_mut(&key)?))
     }
