@@ -331,6 +331,7 @@ fn vault_settings(config: &Config) -> vault::Settings {
     let usual = vault::Settings::default();
     vault::Settings {
         request_timeout: config.client_timeout.unwrap_or(usual.request_timeout),
+        login_timeout: config.client_timeout.unwrap_or(usual.login_timeout),
         read_timeout: config.client_timeout.unwrap_or(usual.read_timeout),
         proxies: config.proxies.clone(),
         redirects: Redirects {

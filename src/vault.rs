@@ -50,8 +50,11 @@ use crate::spec::{Endpoint, Login, Request};
 pub struct Settings {
     /// For a connection with its TLS handshake.
     pub connect_timeout: Duration,
-    /// For a call as a whole, but a read.
+    /// For a call as a whole, but a login or a read.
     pub request_timeout: Duration,
+    /// For a login: as long as the incumbents' client waits. One whose answer nobody awaits leaves a token that
+    /// nobody revokes, at each attempt.
+    pub login_timeout: Duration,
     /// For a read: an engine may have to make a cloud's principal first, which takes up to two minutes
     /// (Azure), and one whose answer nobody awaits would be made again at each attempt.
     pub read_timeout: Duration,
@@ -74,6 +77,7 @@ impl Default for Settings {
         Self {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(15),
+            login_timeout: Duration::from_secs(60),
             read_timeout: Duration::from_secs(180),
             mounts_in_flight: 64,
             health_timeout: Duration::from_secs(3),
@@ -153,7 +157,8 @@ impl Vault {
             .await;
         self.admitted(endpoint, &api::login_name(login))?;
         let sent = self.0.clock.now();
-        let call = api::login(&self.0.transport, endpoint, login, jwt);
+        let timeout = self.0.settings.login_timeout;
+        let call = api::login(&self.0.transport, endpoint, login, jwt, timeout);
         let given = self.timed(endpoint, "login", call).await?;
         if !given.policies.iter().any(|policy| policy == "default") {
             warn!(

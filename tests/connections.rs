@@ -29,6 +29,7 @@ use support::front::Front;
 use support::world::{KV, Setup, World, class};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
+use tonic::Code;
 
 /// What a server of HTTP/2 does with the first request of a connection. It is written in frames here: no
 /// library's server goes away in these ways on demand.
@@ -327,4 +328,33 @@ async fn a_request_under_way_finishes_on_a_connection_that_has_grown_old() {
     }
     assert_eq!(late.text("api-key"), "k3y");
     assert_eq!(world.logins(), 2, "one for each volume");
+}
+
+/// What Go's server of TLS does with plain http: it reads what a TLS record could be, says so by HTTP/1.0, and
+/// closes with the rest of the request unread, which resets the connection.
+async fn goes_answer(listener: TcpListener) {
+    loop {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut record = [0; 300];
+        stream.read_exact(&mut record).await.unwrap();
+        let answer =
+            b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+        stream.write_all(answer).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn http_to_a_port_of_tls_is_told_though_the_server_hangs_up() {
+    let world = World::new().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut class = class(KV);
+    class["vaultAddress"] = json!(format!("http://{}", listener.local_addr().unwrap()));
+    let serving = tokio::spawn(goes_answer(listener));
+    let volume = world.volume("web");
+    let told = world.refused(&volume, &class, Code::Internal).await;
+    assert!(
+        told.contains("speaks TLS on this port: use https://"),
+        "{told}"
+    );
+    serving.abort();
 }

@@ -269,6 +269,26 @@ async fn an_engine_slower_than_its_caller_makes_one_credential() {
 }
 
 #[tokio::test]
+async fn a_login_slower_than_its_caller_opens_one_session() {
+    let world = world(&["-park=1m"]).await;
+    let volume = world.volume("web");
+    let slow = Action::DelayAfterCommit(Duration::from_secs(17));
+    world.vault.faults().push(Fault::at(LOGIN, slow));
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let answer = call(&world, &volume, &class(KV), Duration::from_secs(8)).await;
+        match answer {
+            Ok(()) => break,
+            Err(status) => assert!(status.message().contains("still waiting"), "{status}"),
+        }
+        assert!(attempts < 10, "never mounted");
+        removed(&volume);
+    }
+    assert_eq!((world.logins(), world.vault.live_tokens().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn a_result_that_nobody_comes_for_is_revoked() {
     let world = world(&["-park=2s"]).await;
     let volume = world.volume("web");

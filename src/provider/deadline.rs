@@ -11,6 +11,10 @@ const KUBELET: Duration = Duration::from_secs(120);
 /// `DeadlineExceeded`, which kubelet does not take as final.
 const LONGEST_MARGIN: Duration = Duration::from_secs(5);
 
+/// The longest time without an answer. Who waits for the pod is shown the reason only once an attempt has ended,
+/// and the Mount goes on meanwhile.
+const LONGEST: Duration = Duration::from_secs(30);
+
 /// For how long a request may be worked on before it must be answered.
 pub fn answer_within(metadata: &MetadataMap) -> Duration {
     let stated = metadata.get("grpc-timeout").and_then(|value| {
@@ -18,7 +22,8 @@ pub fn answer_within(metadata: &MetadataMap) -> Duration {
         parse(text)
     });
     let timeout = stated.unwrap_or(KUBELET);
-    timeout.saturating_sub((timeout / 8).min(LONGEST_MARGIN))
+    let margin = (timeout / 8).min(LONGEST_MARGIN);
+    timeout.saturating_sub(margin).min(LONGEST)
 }
 
 /// At most eight digits and a unit (gRPC over HTTP/2, `Timeout`).
@@ -54,10 +59,11 @@ mod tests {
     fn every_unit_is_read_and_a_margin_kept() {
         // grpc-go writes the shortest unit that fits eight digits.
         for (timeout, millis) in [
-            ("119999m", 114_999),
+            ("119999m", 30_000),
             ("8S", 7_000),
-            ("2M", 115_000),
-            ("1H", 3_595_000),
+            ("30S", 26_250),
+            ("2M", 30_000),
+            ("1H", 30_000),
             ("800000u", 700),
             ("80000000n", 70),
         ] {
@@ -67,7 +73,7 @@ mod tests {
 
     #[test]
     fn without_a_readable_one_kubelets_holds() {
-        let usual = Duration::from_secs(115);
+        let usual = LONGEST;
         assert_eq!(answer_within(&MetadataMap::new()), usual);
         for timeout in [
             "",

@@ -86,6 +86,7 @@ pub async fn login(
     endpoint: &Endpoint,
     login: &Login,
     jwt: &Secret,
+    timeout: Duration,
 ) -> Result<LoggedIn, VaultError> {
     let typed = LoginWithKubernetesRequest {
         mount: login.mount.clone(),
@@ -94,7 +95,16 @@ pub async fn login(
     };
     let name = login_name(login);
     let asked = asked(&name, endpoint);
-    let reply = send_typed(transport, endpoint, asked, &typed, None, None, Some(jwt)).await;
+    let reply = send_typed(
+        transport,
+        endpoint,
+        asked,
+        &typed,
+        None,
+        Some(timeout),
+        Some(jwt),
+    )
+    .await;
     // The request type keeps the token in a plain string: it is wiped here.
     zeroize::Zeroize::zeroize(&mut { typed }.jwt);
     logged_in(asked, &reply?, jwt)

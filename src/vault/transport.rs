@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::header::{CONTENT_TYPE, HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::uri::Scheme;
-use http::{Method, StatusCode, Uri};
+use http::{Method, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
@@ -124,18 +124,26 @@ impl Transport {
             return Err(SendError::TimedOut(patience));
         };
         let (pool, response) = response?;
+        let (version, status) = (response.version(), response.status());
         let reply = read(response, until, patience, call.room).await;
         // A pool that was replaced meanwhile lives until its last reply was read.
         drop(pool);
-        let reply = reply?;
-        // An end of TLS before the server says so too, where it speaks plain http on.
+        // An end of TLS before the server says so too, where it speaks plain http on. Go's closes without having
+        // read the request, so that its words are often lost, and its HTTP/1.0 is all that is left of them.
         let is_plain = !endpoint.address.starts_with("https:");
-        if is_plain && tls::wants_tls(reply.status, reply.body.expose()) {
+        let wants_tls = match &reply {
+            Ok(reply) => tls::wants_tls(reply.status, reply.body.expose()),
+            Err(SendError::Interrupted(_)) => {
+                version == Version::HTTP_10 && status == StatusCode::BAD_REQUEST
+            }
+            Err(_) => false,
+        };
+        if is_plain && wants_tls {
             return Err(SendError::Scheme(
                 "the server speaks TLS on this port: use https:// in vaultAddress",
             ));
         }
-        Ok(reply)
+        reply
     }
 
     async fn exchange(
