@@ -42,6 +42,9 @@ struct Served {
     _daemon: Daemon,
 }
 
+/// Files are looked at once a second.
+const LOOKED_AT_AGAIN: Duration = Duration::from_millis(1100);
+
 type Mounted = Result<usize, (Code, String)>;
 
 impl World {
@@ -123,6 +126,7 @@ async fn files_that_are_rotated_are_read_again_without_a_restart() {
         assert!(refused.is_err_and(|(code, _)| code == Code::Internal));
     }
     put("..2", world.vault.ca_pem());
+    tokio::time::sleep(LOOKED_AT_AGAIN).await;
     for trusted in [
         ("vaultCACertPath", file.as_str()),
         ("vaultCADirectory", &whole),
@@ -131,6 +135,7 @@ async fn files_that_are_rotated_are_read_again_without_a_restart() {
     }
     // Half of a rotation: what was read before serves on.
     put("..3", "half of a certifi");
+    tokio::time::sleep(LOOKED_AT_AGAIN).await;
     assert_eq!(
         world.mount(&served, &[("vaultCACertPath", &file)]).await,
         Ok(1)

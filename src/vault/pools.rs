@@ -4,9 +4,13 @@
 //! was changed, a name that points elsewhere since: an old connection would go on to the old place for as
 //! long as it is used. So a pool is replaced as a whole when it has grown old, or when its server has shown
 //! that it does not serve. Requests under way finish on the old one, which ends with the last of them.
+//!
+//! The files of TLS settings are looked at and read off the runtime's threads, by one request at a time per
+//! pool: a directory of thousands of files, or a file system that hangs, holds up its own users alone.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+mod entries;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,14 +23,12 @@ use rustls_pki_types::ServerName;
 use tokio::time::Instant;
 use tracing::warn;
 
+use self::entries::{Entries, Key, MOST_BYTES};
 use super::connect::Connector;
 use super::tls;
 use super::transport::SendError;
 use crate::proxy::Proxies;
 use crate::spec::Tls;
-
-/// Settings that no Mount has used for this many others are forgotten with their connections.
-const POOLS: usize = 256;
 
 /// What one reply, and all of a connection, may have on the way unread, in bytes: room for more replies than
 /// there are places at an address.
@@ -41,101 +43,151 @@ pub struct Pool {
 }
 
 /// The pools.
-pub struct Pools {
+pub struct Pools(Arc<Inner>);
+
+struct Inner {
     connect_timeout: Duration,
     max_age: Duration,
     proxies: Proxies,
-    pools: Mutex<HashMap<(String, Tls), Made>>,
-}
-
-/// A pool, and the state of the files that it was made of.
-struct Made {
-    pool: Arc<Pool>,
-    files: Vec<(u64, u64, u64, i64)>,
-    since: Instant,
-    /// When it is replaced; earlier for a pool that is retired.
-    until: Instant,
+    entries: Mutex<Entries>,
 }
 
 impl Pools {
-    /// No pool yet. Connections grow no older than `max_age`.
+    /// No pool yet. Connections grow no older than `max_age`, and a pool whose files cannot be used any more
+    /// serves for no longer than that.
     pub fn new(connect_timeout: Duration, max_age: Duration, proxies: Proxies) -> Self {
-        Self {
+        Self(Arc::new(Inner {
             connect_timeout,
             max_age,
             proxies,
-            pools: Mutex::new(HashMap::new()),
-        }
+            entries: Mutex::default(),
+        }))
     }
 
     /// The pool of an address, made where there is none that may be used.
-    pub fn get(&self, address: &str, settings: &Tls) -> Result<Arc<Pool>, SendError> {
+    ///
+    /// # Errors
+    /// The settings, or the files that they name, cannot be used.
+    pub async fn get(&self, address: &str, settings: &Tls) -> Result<Arc<Pool>, SendError> {
         let key = (address.to_owned(), settings.clone());
-        let locked = || self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let files = tls::fingerprint(settings);
-        let now = Instant::now();
-        let known = locked().get(&key).map(|made| {
-            let is_current = made.files == files && now < made.until;
-            (Arc::clone(&made.pool), is_current)
+        if let Some(outcome) = self.0.known(&key) {
+            return outcome;
+        }
+        let turn = self.0.locked().entry(&key, Instant::now()).turn();
+        let turn = match Arc::clone(&turn).try_lock_owned() {
+            Ok(turn) => turn,
+            Err(_) => match self.0.in_use(&key) {
+                // Another request looks at the files.
+                Some(pool) => return Ok(pool),
+                None => turn.lock_owned().await,
+            },
+        };
+        let inner = Arc::clone(&self.0);
+        let refreshed = tokio::task::spawn_blocking(move || {
+            // It may have waited for its turn.
+            let outcome = inner.known(&key).unwrap_or_else(|| inner.refresh(&key));
+            // Not when the request gives up: the next one would start beside this.
+            drop(turn);
+            outcome
         });
-        if let Some((pool, true)) = known {
-            return Ok(pool);
-        }
-        // Files are read here: not while others wait for the lock.
-        let pool = match (self.connect(address, settings), known) {
-            (Ok(pool), _) => Arc::new(pool),
-            // Caught in the middle of their rotation: what is known serves until they can be read.
-            (Err(error), Some((pool, _))) => {
-                warn!(address, %error, "rotated TLS files cannot be used yet; those of before serve on");
-                return Ok(pool);
-            }
-            (Err(error), None) => return Err(error),
-        };
-        let mut pools = locked();
-        if pools.len() >= POOLS {
-            // Tenants choose addresses: their number is bounded, and a pool is cheap to make again.
-            pools.clear();
-        }
-        // Not all at once: the pools of many tenants were made together, at the start.
-        let age = self.max_age.mul_f64(0.5 + rand::random::<f64>() / 2.0);
-        let made = Made {
-            pool: Arc::clone(&pool),
-            files,
-            since: now,
-            until: now + age,
-        };
-        pools.insert(key, made);
-        Ok(pool)
+        let failed = |error| SendError::Settings(format!("the TLS files were not read: {error}"));
+        refreshed.await.map_err(failed)?
     }
 
     /// Lets the next request dial anew, unless one has since: this pool's server takes no more requests.
     pub fn retire(&self, address: &str, settings: &Tls, pool: &Arc<Pool>) {
-        self.replace(address, settings, |made| Arc::ptr_eq(&made.pool, pool));
+        self.replace(address, settings, |made, _| Arc::ptr_eq(made, pool));
     }
 
     /// Lets the next request dial anew, where the pool is of this age at least: a shorter one would cost a
     /// handshake with each request that meets the same trouble.
     pub fn retire_older(&self, address: &str, settings: &Tls, age: Duration) {
-        self.replace(address, settings, |made| made.since.elapsed() >= age);
+        self.replace(address, settings, |_, since| since >= age);
     }
 
-    fn replace(&self, address: &str, settings: &Tls, which: impl Fn(&Made) -> bool) {
+    fn replace(&self, address: &str, settings: &Tls, which: impl Fn(&Arc<Pool>, Duration) -> bool) {
         let key = (address.to_owned(), settings.clone());
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(made) = pools.get_mut(&key).filter(|made| which(made)) {
-            made.until = Instant::now();
+        self.0.locked().retire(&key, Instant::now(), which);
+    }
+}
+
+impl Inner {
+    fn locked(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a request gets without a look at the files, where they were looked at lately.
+    fn known(&self, key: &Key) -> Option<Result<Arc<Pool>, SendError>> {
+        let (now, mut entries) = (Instant::now(), self.locked());
+        let entry = entries.entry(key, now);
+        match entry.is_settled(now, has_files(key)) {
+            true => entry.outcome(now, self.max_age),
+            false => None,
         }
     }
 
-    fn connect(&self, address: &str, settings: &Tls) -> Result<Pool, SendError> {
+    /// A pool that may serve while another request looks at the files.
+    fn in_use(&self, key: &Key) -> Option<Arc<Pool>> {
+        let (now, mut entries) = (Instant::now(), self.locked());
+        entries.entry(key, now).outcome(now, self.max_age)?.ok()
+    }
+
+    /// Looks at the files, and makes a pool of them where they have changed, or the old one is to be replaced.
+    fn refresh(&self, key: &Key) -> Result<Arc<Pool>, SendError> {
+        let (address, settings) = key;
+        let files = match has_files(key) {
+            true => tls::fingerprint(settings),
+            false => tls::Fingerprint::default(),
+        };
+        let now = Instant::now();
+        if self.locked().entry(key, now).looked(&files, now)
+            && let Some(outcome) = self.known(key)
+        {
+            return outcome;
+        }
+        // Not while others wait for the lock.
+        let connected = self.connect(address, settings);
+        let mut entries = self.locked();
+        let entry = entries.entry(key, now);
+        let outcome = match connected {
+            Ok((pool, bytes)) => {
+                let pool = Arc::new(pool);
+                // Not all at once: the pools of many tenants were made together, at the start.
+                let age = self.max_age.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+                entry.succeeded(Arc::clone(&pool), files, bytes, now, now + age);
+                Ok(pool)
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let is_news = entry.failed(files, text, now, self.max_age);
+                let outcome = entry.outcome(now, self.max_age).unwrap_or(Err(error));
+                if let (Ok(_), Some(error)) = (&outcome, entry.failure().filter(|_| is_news)) {
+                    let at_most = self.max_age;
+                    warn!(
+                        address,
+                        error,
+                        ?at_most,
+                        "rotated TLS files cannot be used; those of before serve on"
+                    );
+                }
+                outcome
+            }
+        };
+        entries.evict(MOST_BYTES);
+        outcome
+    }
+
+    /// A pool, and the memory that its trusted certificates take, in bytes.
+    fn connect(&self, address: &str, settings: &Tls) -> Result<(Pool, usize), SendError> {
         let (connector, proxy_authorization) =
             Connector::new(address, &self.proxies, self.connect_timeout);
         // Plain http uses no certificate: none is read, and a missing file is no fault.
-        let config = if address.starts_with("https:") {
-            tls::config(settings).map_err(|error| SendError::Settings(error.to_string()))?
-        } else {
-            tls::unused().map_err(|error| SendError::Settings(error.to_string()))?
+        let prepared = match is_tls(address) {
+            true => tls::config(settings),
+            false => tls::unused(),
         };
+        let tls::Prepared { config, bytes } =
+            prepared.map_err(|error| SendError::Settings(error.to_string()))?;
         let builder = HttpsConnectorBuilder::new()
             .with_tls_config(config)
             .https_or_http();
@@ -166,59 +218,22 @@ impl Pools {
             // Repeats only what was not written yet: a pooled connection that the server closed.
             .retry_canceled_requests(true)
             .build(connector);
-        Ok(Pool {
+        let pool = Pool {
             client,
             proxy_authorization,
-        })
+        };
+        Ok((pool, bytes))
     }
+}
+
+fn is_tls(address: &str) -> bool {
+    address.starts_with("https:")
+}
+
+/// Whether files may change what a pool is made of.
+fn has_files((address, settings): &Key) -> bool {
+    is_tls(address) && tls::names_files(settings)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ADDRESS: &str = "http://127.0.0.1:9";
-
-    fn pools() -> Pools {
-        let second = Duration::from_secs(1);
-        Pools::new(second, 100 * second, Proxies::default())
-    }
-
-    fn get(pools: &Pools) -> Arc<Pool> {
-        pools.get(ADDRESS, &Tls::default()).unwrap()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pool_is_replaced_before_it_has_grown_too_old() {
-        let pools = pools();
-        let first = get(&pools);
-        tokio::time::advance(Duration::from_secs(49)).await;
-        assert!(Arc::ptr_eq(&first, &get(&pools)));
-        tokio::time::advance(Duration::from_secs(51)).await;
-        assert!(!Arc::ptr_eq(&first, &get(&pools)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_pool_whose_server_does_not_serve_is_replaced_once() {
-        let pools = pools();
-        let first = get(&pools);
-        pools.retire(ADDRESS, &Tls::default(), &first);
-        let second = get(&pools);
-        assert!(!Arc::ptr_eq(&first, &second));
-        // The others that were on their way to the first one.
-        pools.retire(ADDRESS, &Tls::default(), &first);
-        assert!(Arc::ptr_eq(&second, &get(&pools)));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_late_reply_replaces_no_young_pool() {
-        let pools = pools();
-        let first = get(&pools);
-        let age = Duration::from_secs(10);
-        pools.retire_older(ADDRESS, &Tls::default(), age);
-        assert!(Arc::ptr_eq(&first, &get(&pools)));
-        tokio::time::advance(age).await;
-        pools.retire_older(ADDRESS, &Tls::default(), age);
-        assert!(!Arc::ptr_eq(&first, &get(&pools)));
-    }
-}
+mod tests;

@@ -4,7 +4,9 @@
 mod certificate;
 mod chain;
 mod constraints;
+mod der;
 mod distrust;
+mod extensions;
 mod files;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -12,19 +14,21 @@ mod names;
 mod pem;
 #[cfg(test)]
 mod tests;
+mod uri;
 mod verifier;
 mod words;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use rustls::client::WantsClientCert;
-use rustls::crypto::CryptoProvider;
+use rustls::client::{Resumption, WantsClientCert};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, ConfigBuilder};
+use rustls::{ClientConfig, ConfigBuilder, SignatureScheme};
+use rustls_pki_types::alg_id;
 
-pub use files::fingerprint;
+pub use files::{Fingerprint, fingerprint, names_files};
 pub use words::{ALERT, fault, is_plain, told, told_text, wants_tls};
 
 use crate::spec::Tls;
@@ -60,8 +64,31 @@ pub enum TlsError {
     Rustls(#[from] rustls::Error),
 }
 
+/// What Go's client verifies: rustls offers ML-DSA besides.
+static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> = LazyLock::new(|| {
+    let offered = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    let unknown = [alg_id::ML_DSA_44, alg_id::ML_DSA_65, alg_id::ML_DSA_87];
+    let schemes = [
+        SignatureScheme::ML_DSA_44,
+        SignatureScheme::ML_DSA_65,
+        SignatureScheme::ML_DSA_87,
+    ];
+    let mut all = offered.all.to_vec();
+    all.retain(|algorithm| !unknown.contains(&algorithm.signature_alg_id()));
+    let mut mapping = offered.mapping.to_vec();
+    mapping.retain(|(scheme, _)| !schemes.contains(scheme));
+    // Once in a process: rustls wants them to live as long as it.
+    WebPkiSupportedAlgorithms {
+        all: all.leak(),
+        mapping: mapping.leak(),
+    }
+});
+
 fn provider() -> CryptoProvider {
-    rustls::crypto::aws_lc_rs::default_provider()
+    CryptoProvider {
+        signature_verification_algorithms: *ALGORITHMS,
+        ..rustls::crypto::aws_lc_rs::default_provider()
+    }
 }
 
 /// A configuration that trusts these, or anything.
@@ -81,8 +108,16 @@ fn trusting(
         .with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
-/// The configuration for settings. Files are read now; HTTP/2 is offered by the connector.
-pub fn config(settings: &Tls) -> Result<ClientConfig, TlsError> {
+/// A configuration, and the memory that its trusted certificates take, in bytes, about.
+#[derive(Debug)]
+pub struct Prepared {
+    pub config: ClientConfig,
+    pub bytes: usize,
+}
+
+/// The configuration for settings. Files are read now, for as long as their file system takes; HTTP/2 is
+/// offered by the connector.
+pub fn config(settings: &Tls) -> Result<Prepared, TlsError> {
     let provider = provider();
     let shown = match (&settings.client_certificate, &settings.client_key) {
         (Some(certificate), Some(key)) => Some(files::identity(&provider, certificate, key)?),
@@ -94,14 +129,19 @@ pub fn config(settings: &Tls) -> Result<ClientConfig, TlsError> {
         true => None,
         false => Some(files::trusted(settings)?),
     };
+    let bytes = trusted.as_ref().map_or(0, Trusted::bytes);
     let builder = trusting(provider, trusted)?;
-    Ok(match shown {
+    let mut config = match shown {
         Some(shown) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown))),
         None => builder.with_no_client_auth(),
-    })
+    };
+    // A resumed session is not verified again: neither its time nor its name.
+    config.resumption = Resumption::disabled();
+    Ok(Prepared { config, bytes })
 }
 
 /// A configuration for a connector that will speak plain http only.
-pub fn unused() -> Result<ClientConfig, TlsError> {
-    Ok(trusting(provider(), Some(Trusted::default()))?.with_no_client_auth())
+pub fn unused() -> Result<Prepared, TlsError> {
+    let config = trusting(provider(), Some(Trusted::default()))?.with_no_client_auth();
+    Ok(Prepared { config, bytes: 0 })
 }

@@ -179,7 +179,7 @@ impl Transport {
     ) -> Result<(Arc<Pool>, http::Response<Incoming>), SendError> {
         let mut tried = 0;
         let (pool, response) = loop {
-            let pool = self.pools.get(address, &endpoint.tls)?;
+            let pool = self.pools.get(address, &endpoint.tls).await?;
             let mut request = request::of(endpoint, call, uri)?;
             if let Some(value) = &pool.proxy_authorization {
                 let headers = request.headers_mut();

@@ -10,7 +10,7 @@ use tonic::Code;
 
 use super::support::ca::{Ca, Identity};
 use super::support::front::Front;
-use super::{Mounted, Served, World};
+use super::{LOOKED_AT_AGAIN, Mounted, Served, World};
 
 pub type Parameters = Vec<(&'static str, String)>;
 
@@ -350,7 +350,9 @@ async fn a_client_certificate_is_shown_with_a_key_of_any_form() {
         ]
     };
     let bad = refused(&world, &served, &files(&stranger, ec)).await;
-    let good = world.mount(&served, &files(&certificate, ec)).await;
+    let rotated = files(&certificate, ec);
+    tokio::time::sleep(LOOKED_AT_AGAIN).await;
+    let good = world.mount(&served, &rotated).await;
     table.good("mTLS, after the rotation", &good);
     table.bad("before", bad, (Code::Internal, told_stranger));
     table.print();

@@ -3,7 +3,7 @@
 //! is trusted by itself, and no `*.vault-internal`; where it is laxer (a CA that has expired or may not
 //! sign), so would be our trust.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls_pki_types::{ServerName, UnixTime};
@@ -16,31 +16,52 @@ use super::distrust::{Distrust, Flaw};
 /// that the ways through it are without number.
 const MOST_SIGNATURES: usize = 100;
 
-/// Certificates that are trusted, in DER, by their subjects.
+/// What one trusted certificate takes in memory besides its bytes, about.
+const OVERHEAD: usize = 256;
+
+/// Certificates that are trusted, in DER and each with its key's name, by their subjects. They are parsed one
+/// at a time: parsed, one may take many times its bytes.
 #[derive(Debug, Default)]
-pub struct Trusted(HashMap<Vec<u8>, BTreeSet<Vec<u8>>>);
+pub struct Trusted {
+    known: HashMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>,
+    bytes: usize,
+}
 
 impl Trusted {
     /// Adds what can be parsed, once.
     pub fn add(&mut self, der: &[u8]) {
         if let Some(parsed) = parse(der) {
-            let known = self.0.entry(parsed.subject.to_vec()).or_default();
-            known.insert(der.to_vec());
+            let known = self.known.entry(parsed.subject.to_vec()).or_default();
+            let key_id = parsed.subject_key_id.to_vec();
+            let bytes = der.len() + parsed.subject.len() + key_id.len() + OVERHEAD;
+            if known.insert(der.to_vec(), key_id).is_none() {
+                self.bytes += bytes;
+            }
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.known.is_empty()
     }
 
-    fn named(&self, subject: &[u8]) -> Vec<Certificate<'_>> {
-        let known = self.0.get(subject).into_iter().flatten();
-        known.filter_map(|der| parse(der)).collect()
+    /// The memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Those that may have signed a certificate, the likely ones first.
+    fn above(&self, child: &Certificate<'_>) -> Vec<&[u8]> {
+        let known = self.known.get(child.issuer).into_iter().flatten();
+        let mut known: Vec<_> = known
+            .map(|(der, key_id)| (plausibility(key_id, child), der.as_slice()))
+            .collect();
+        known.sort_by_key(|(plausibility, _)| *plausibility);
+        known.into_iter().map(|(_, der)| der).collect()
     }
 
     pub fn contains(&self, certificate: &Certificate<'_>) -> bool {
-        let known = self.0.get(certificate.subject);
-        known.is_some_and(|known| known.contains(certificate.der))
+        let known = self.known.get(certificate.subject);
+        known.is_some_and(|known| known.contains_key(certificate.der))
     }
 }
 
@@ -129,39 +150,62 @@ impl Search<'_> {
         let Some(child) = chain.last() else {
             return false;
         };
-        let mut trusted = case.trusted.named(child.issuer);
-        trusted.sort_by_key(|candidate| plausibility(candidate, child));
+        for der in case.trusted.above(child) {
+            // Dropped before the next one: kept through the recursion, copies would add up.
+            let Some(candidate) = self.may_try().then(|| parse(der)).flatten() else {
+                return false;
+            };
+            if self.leads_on(chain, child, &candidate, true) {
+                return true;
+            }
+        }
         let mut sent: Vec<_> = case.sent.iter().collect();
         sent.retain(|candidate| candidate.subject == child.issuer);
-        sent.sort_by_key(|candidate| plausibility(candidate, child));
-        let trusted = trusted.iter().map(|candidate| (candidate, true));
-        let sent = sent.into_iter().map(|candidate| (candidate, false));
-        for (candidate, is_trusted) in trusted.chain(sent) {
-            self.signatures += 1;
-            if self.signatures > MOST_SIGNATURES {
-                self.flaw = Some(Flaw::TooManyWays);
+        sent.sort_by_key(|candidate| plausibility(candidate.subject_key_id, child));
+        for candidate in sent {
+            if !self.may_try() {
                 return false;
             }
-            if is_in(candidate, chain) {
-                continue;
-            }
-            let longer = [chain, &[candidate]].concat();
-            let outcome = case
-                .is_signed(child, candidate)
-                .and_then(|()| self.may_follow(candidate, chain, is_trusted))
-                .and_then(|()| match is_trusted {
-                    true => self.accept(&longer).map(|()| true),
-                    false => Ok(self.reaches_trusted(&longer)),
-                });
-            match outcome {
-                Ok(true) => return true,
-                Ok(false) => (),
-                Err(flaw) => {
-                    self.flaw.get_or_insert(flaw);
-                }
+            if self.leads_on(chain, child, candidate, false) {
+                return true;
             }
         }
         false
+    }
+
+    /// Counts a signature.
+    fn may_try(&mut self) -> bool {
+        self.signatures += 1;
+        if self.signatures > MOST_SIGNATURES {
+            self.flaw = Some(Flaw::TooManyWays);
+        }
+        self.signatures <= MOST_SIGNATURES
+    }
+
+    /// Whether a chain leads over this certificate to a trusted one.
+    fn leads_on(
+        &mut self,
+        chain: &[&Certificate<'_>],
+        child: &Certificate<'_>,
+        candidate: &Certificate<'_>,
+        is_trusted: bool,
+    ) -> bool {
+        if is_in(candidate, chain) {
+            return false;
+        }
+        let longer = [chain, &[candidate]].concat();
+        let outcome = self
+            .case
+            .is_signed(child, candidate)
+            .and_then(|()| self.may_follow(candidate, chain, is_trusted))
+            .and_then(|()| match is_trusted {
+                true => self.accept(&longer).map(|()| true),
+                false => Ok(self.reaches_trusted(&longer)),
+            });
+        outcome.unwrap_or_else(|flaw| {
+            self.flaw.get_or_insert(flaw);
+            false
+        })
     }
 
     /// Whether a CA's certificate may stand above these. One that is trusted need not say that it is a CA:
@@ -178,7 +222,7 @@ impl Search<'_> {
         }
         let between = chain.len().saturating_sub(1);
         let longest = candidate.constraints.and_then(|found| found.path_length);
-        match longest.is_some_and(|longest| between > longest as usize) {
+        match longest.is_some_and(|longest| between as u64 > longest) {
             true => Err(Flaw::TooLong),
             false => Ok(()),
         }
@@ -202,7 +246,8 @@ impl Search<'_> {
                 continue;
             }
             for above in chain.iter().skip(at + 1) {
-                if above.permitted.is_empty() && above.excluded.is_empty() {
+                // Of whatever kind: where there are any, Go wants every name to be readable.
+                if !above.constrains_names {
                     continue;
                 }
                 constraints::check(
@@ -229,8 +274,8 @@ fn is_in(candidate: &Certificate<'_>, chain: &[&Certificate<'_>]) -> bool {
 }
 
 /// The likely ones first, by the names of their keys.
-fn plausibility(candidate: &Certificate<'_>, child: &Certificate<'_>) -> u8 {
-    let (own, wanted) = (candidate.subject_key_id, child.authority_key_id);
+fn plausibility(own: &[u8], child: &Certificate<'_>) -> u8 {
+    let wanted = child.authority_key_id;
     match (own == wanted, own.is_empty() != wanted.is_empty()) {
         (true, _) => 0,
         (_, true) => 1,

@@ -1,6 +1,9 @@
-//! Name constraints, as Go's `checkChainConstraints` reads them.
+//! Name constraints, as Go's `checkChainConstraints` reads them, but for IPv4 addresses that are written as
+//! IPv6: Go holds such a name against no range of IPv4, so that an exclusion misses it.
 
-use super::certificate::{Names, Subtrees};
+use std::net::{IpAddr, Ipv4Addr};
+
+use super::extensions::{Names, Subtrees};
 
 /// Comparisons for one server. A CA and a server's certificate with thousands of names each would
 /// otherwise take seconds of the processor at every handshake.
@@ -19,19 +22,20 @@ pub fn check(
     };
     let trees: usize = subtrees.into_iter().map(total).sum();
     let count = names.dns.len() + names.addresses.len() + names.mails.len() + names.uris.len();
-    *comparisons = comparisons.saturating_add(trees.saturating_mul(count));
+    *comparisons = comparisons.saturating_add(trees.max(1).saturating_mul(count));
     if *comparisons > MOST_COMPARISONS {
         return Err("it has too many names and constraints to be checked".to_owned());
     }
     for bytes in &names.addresses {
-        let inside = |tree: &Subtrees<'_>| {
+        let inside = |tree: &Subtrees<'_>, bytes: &[u8]| {
             let mut ranges = tree.addresses.iter();
             ranges.any(|(address, mask)| contains(address, mask, bytes))
         };
+        let is_mapped = other_form(bytes).is_some_and(|bytes| inside(excluded, &bytes));
         one(
             &super::names::ip(bytes).map_or_else(String::new, |address| address.to_string()),
-            permitted.addresses.is_empty() || inside(permitted),
-            inside(excluded),
+            permitted.addresses.is_empty() || inside(permitted, bytes),
+            inside(excluded, bytes) || is_mapped,
         )?;
     }
     for name in &names.dns {
@@ -50,10 +54,12 @@ pub fn check(
         )?;
     }
     for uri in &names.uris {
-        let host = host(uri).ok_or_else(|| format!("{uri:?} has no host to be checked"))?;
+        let host = uri
+            .host()
+            .ok_or_else(|| format!("{:?} has no host to be checked", uri.text))?;
         let inside = |tree: &Subtrees<'_>| tree.uris.iter().any(|domain| below(domain, host));
         one(
-            uri,
+            uri.text,
             permitted.uris.is_empty() || inside(permitted),
             inside(excluded),
         )?;
@@ -62,7 +68,7 @@ pub fn check(
         let (local, domain) =
             mailbox(mail).ok_or_else(|| format!("{mail:?} is no mail address"))?;
         let inside = |tree: &Subtrees<'_>| {
-            tree.mails.iter().any(|of| match of.rsplit_once('@') {
+            tree.mails.iter().any(|of| match of.split_once('@') {
                 Some((known, at)) => known == local && at.eq_ignore_ascii_case(domain),
                 None => below(of, domain),
             })
@@ -128,19 +134,37 @@ pub fn is_domain(name: &str, is_constraint: bool) -> bool {
     name.is_empty() || rest.split('.').all(is_label)
 }
 
-/// The host's name in a URI; none of an address, which no constraint speaks of.
-fn host(uri: &str) -> Option<&str> {
-    let (_, behind) = uri.split_once("://")?;
-    let authority = behind.split(['/', '?', '#']).next()?;
-    let host = authority.rsplit('@').next()?;
-    let host = host.split(':').next()?;
-    let is_name = !host.is_empty() && !host.starts_with('[') && is_domain(host, false);
-    (is_name && host.parse::<std::net::IpAddr>().is_err()).then_some(host)
+/// A mail address without quotes and escapes, by its parts.
+pub fn mailbox(mail: &str) -> Option<(&str, &str)> {
+    let (local, domain) = mail.split_once('@')?;
+    let is_sign = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c);
+    let is_atom = |atom: &str| !atom.is_empty() && atom.chars().all(is_sign);
+    let is_good = local.split('.').all(is_atom) && is_domain(domain, false);
+    is_good.then_some((local, domain))
 }
 
-/// A mail address without quotes, by its parts.
-fn mailbox(mail: &str) -> Option<(&str, &str)> {
-    let (local, domain) = mail.rsplit_once('@')?;
-    let is_plain = !local.is_empty() && !local.contains(['"', '\\', '@', ' ']);
-    (is_plain && !domain.is_empty() && is_domain(domain, false)).then_some((local, domain))
+/// An IPv4 address of 4 bytes as one of 16, or the other way round.
+fn other_form(bytes: &[u8]) -> Option<Vec<u8>> {
+    match <[u8; 4]>::try_from(bytes) {
+        Ok(bytes) => Some(Ipv4Addr::from(bytes).to_ipv6_mapped().octets().to_vec()),
+        Err(_) => match super::names::ip(bytes) {
+            Some(IpAddr::V4(address)) => Some(address.octets().to_vec()),
+            _ => None,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_read_of_no_mail_address_is_refused() {
+        assert_eq!(mailbox("a.b+c@d.e"), Some(("a.b+c", "d.e")));
+        for mail in [
+            "\"a\"@b", "a\\ b@c", "a(b@c", "a..b@c", ".a@c", "@c", "a@b.", "a",
+        ] {
+            assert_eq!(mailbox(mail), None, "{mail}");
+        }
+    }
 }

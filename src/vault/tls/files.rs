@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -16,40 +17,67 @@ use super::chain::Trusted;
 use super::pem::{Block, Blocks};
 use crate::spec::Tls;
 
-/// More than any bundle of CAs.
-const LARGEST_FILE: u64 = 4 * 1024 * 1024;
-/// The files of a directory together.
-const LARGEST_DIRECTORY: u64 = 16 * 1024 * 1024;
+/// In bytes: some eight times the CAs of a system.
+const LARGEST_FILE: u64 = 2 * 1024 * 1024;
+/// The files of a directory together, in bytes.
+const LARGEST_DIRECTORY: u64 = 4 * 1024 * 1024;
 /// More than a system's own directory, `/etc/ssl/certs`, has.
 const MOST_FILES: usize = 4096;
 /// Directories within one another.
 const DEEPEST: usize = 8;
 
-/// What tells one state of the files that settings name from another: identity, length and time of change
-/// of each, links followed. A ConfigMap or Secret that is rotated gets new files behind its links.
-pub fn fingerprint(settings: &Tls) -> Vec<(u64, u64, u64, i64)> {
+/// What tells one state of the files that settings name from another. A ConfigMap or Secret that is rotated
+/// gets new files behind its links.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprint(Vec<State>);
+
+/// One file, links followed. The time of its last change (`ctime`) tells of a rewrite that keeps length and
+/// time of modification, as `cp -p` and `touch` leave them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct State {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Whether settings name files, which may be rotated.
+pub fn names_files(settings: &Tls) -> bool {
+    named(settings).next().is_some()
+}
+
+fn named(settings: &Tls) -> impl Iterator<Item = &PathBuf> {
     let files = [
         &settings.ca_file,
         &settings.ca_directory,
         &settings.client_certificate,
         &settings.client_key,
     ];
-    let named = files.into_iter().flatten().cloned();
+    files.into_iter().flatten()
+}
+
+/// The state of the files now. It may take as long as their file system does.
+pub fn fingerprint(settings: &Tls) -> Fingerprint {
     let listed = settings.ca_directory.iter().flat_map(|directory| {
         // What cannot be listed is told when it is read.
         listed(directory, MOST_FILES).unwrap_or_default()
     });
-    let mut states: Vec<_> = named
+    let mut states: Vec<_> = named(settings)
+        .cloned()
         .chain(listed)
         .filter_map(|path| fs::metadata(path).ok())
-        .map(|state| {
-            let changed = state.mtime().saturating_mul(1_000_000_000) + state.mtime_nsec();
-            (state.dev(), state.ino(), state.len(), changed)
+        .map(|state| State {
+            device: state.dev(),
+            inode: state.ino(),
+            length: state.len(),
+            modified: (state.mtime(), state.mtime_nsec()),
+            changed: (state.ctime(), state.ctime_nsec()),
         })
         .collect();
     // A directory lists its entries in any order.
     states.sort_unstable();
-    states
+    Fingerprint(states)
 }
 
 /// Inline certificates over a file over a directory over the system's: the most particular wins.
@@ -65,13 +93,15 @@ pub fn trusted(settings: &Tls) -> Result<Trusted, TlsError> {
         let field = "vaultCADirectory";
         let refused = |source| unreadable(field, directory, source);
         let files = listed(directory, MOST_FILES).map_err(refused)?;
-        let sizes = files.iter().filter_map(|file| fs::metadata(file).ok());
-        if sizes.map(|state| state.len()).sum::<u64>() > LARGEST_DIRECTORY {
-            return Err(refused(io::Error::other("has more than 16 MiB of files")));
-        }
+        let mut total = 0;
         for file in files {
             // A file that holds none is no fault: CA directories carry hash links and READMEs.
-            add(&mut trusted, &contents(field, &file)?);
+            let bytes = contents(field, &file)?;
+            total += bytes.len() as u64;
+            if total > LARGEST_DIRECTORY {
+                return Err(refused(io::Error::other("has more than 4 MiB of files")));
+            }
+            add(&mut trusted, &bytes);
         }
         field
     } else {
@@ -182,19 +212,39 @@ fn unreadable(field: &'static str, path: &Path, source: io::Error) -> TlsError {
 /// read without end, and a pipe would hold the thread.
 fn contents(field: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let read = || {
+        // Some devices act when they are opened.
         if !fs::metadata(path)?.is_file() {
-            return Err(io::Error::other("is no regular file"));
+            return Err(not_regular());
         }
-        let mut bytes = Zeroizing::new(Vec::new());
-        fs::File::open(path)?
-            .take(LARGEST_FILE + 1)
-            .read_to_end(&mut bytes)?;
+        let file = open(path)?;
+        let length = file.metadata()?.len().min(LARGEST_FILE);
+        // Of its size at once: a buffer that grows leaves copies of a key that are not wiped.
+        let room = usize::try_from(length).unwrap_or_default() + 2;
+        let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+        file.take(LARGEST_FILE + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > LARGEST_FILE {
-            return Err(io::Error::other("is larger than 4 MiB"));
+            return Err(io::Error::other("is larger than 2 MiB"));
         }
         Ok(bytes)
     };
     read().map_err(|source| unreadable(field, path, source))
+}
+
+/// Opens a regular file. Whoever named it may have put a pipe into its place since it was looked at, which
+/// would be waited for without `O_NONBLOCK`.
+pub fn open(path: &Path) -> io::Result<fs::File> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let mut options = fs::OpenOptions::new();
+    let options = options.read(true).custom_flags(flags.bits().cast_signed());
+    let file = options.open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(not_regular()),
+    }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::other("is no regular file")
 }
 
 /// Every regular file below a directory, links to files followed, links to directories not, as Go walks it.

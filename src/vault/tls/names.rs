@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use rustls_pki_types::ServerName;
 
-use super::certificate::Names;
+use super::extensions::Names;
 
 impl Names<'_> {
     /// Whether a server of this name may show them.
