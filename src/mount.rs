@@ -183,6 +183,11 @@ impl Mounter {
     ) -> Result<Mounted, MountError> {
         let seen = self.sees(spec).await;
         let (claim, held) = self.parts.registry.begin(Arc::clone(spec), seen).await?;
+        if held.cut_short {
+            // The driver repeats a call that our end has broken, twice, and then gives kubelet a code that is not
+            // final: a Mount that kills us each time must be answered before.
+            return Err(undo(claim, MountError::CutShort.into()).await?);
+        }
         let polled = held.session.is_some();
         let room = self.parts.vault.room(&spec.pod.namespace);
         let job = Job {
@@ -203,12 +208,13 @@ impl Mounter {
         };
         let nothing_new = polled && replies.fresh.iter().all(is_static);
         let kept = replies.by_request.into_values();
-        claim
-            .end(Ending::Complete {
-                session: replies.session,
-                grants: kept.filter(|grant| !is_static(grant)).collect(),
-            })
-            .await?;
+        let ending = Ending::Complete {
+            session: replies.session,
+            grants: kept.filter(|grant| !is_static(grant)).collect(),
+        };
+        if !claim.end(ending).await? {
+            return Err(MountError::Unmounted);
+        }
         let versions = spec.objects.iter().zip(&files).map(|(object, file)| {
             let version = render::version(key.expose(), object, &file.contents);
             (object.name.clone(), version)
@@ -262,6 +268,12 @@ impl Mounter {
                 failure.fresh = kept;
                 failure.session = failure.session.or(held.session);
                 return Err(failure);
+            }
+            if let (Some(now), Some(before)) = (&failure.session, &held.session)
+                && now.id != before.id
+            {
+                // Leases hang from the session that made them.
+                held.grants.retain(|_, grant| grant.lease_id().is_none());
             }
             let fresh = failure.fresh.iter();
             let fresh = fresh.map(|grant| (grant.request.clone(), Arc::clone(grant)));

@@ -118,6 +118,8 @@ pub enum Ending {
 pub struct Held {
     /// No Mount of the volume has succeeded before.
     pub first: bool,
+    /// The Mount before this one was cut short by the end of the process that worked on it.
+    pub cut_short: bool,
     /// A fresh login may be tried beside a living session: none was tried for some minutes.
     pub fresh_login_allowed: bool,
     /// A session that may serve the Mount and will outlive the next polls.
@@ -149,6 +151,8 @@ pub(crate) enum Message {
     End {
         volume: VolumeId,
         ending: Ending,
+        /// Whether the volume was still there.
+        taken: oneshot::Sender<bool>,
         done: Option<oneshot::Sender<()>>,
     },
     Answered {
@@ -297,24 +301,29 @@ impl Claim {
         });
     }
 
-    /// Ends the Mount; returns once the outcome is journalled.
-    pub async fn end(mut self, ending: Ending) -> Result<(), Closed> {
+    /// Ends the Mount; returns once the outcome is journalled. False: the volume was unmounted meanwhile, and
+    /// what the Mount has got is revoked.
+    pub async fn end(mut self, ending: Ending) -> Result<bool, Closed> {
         self.ended = true;
         let volume = self.volume.clone();
-        self.registry
-            .ask(|done| Message::End {
-                volume,
-                ending,
-                done: Some(done),
-            })
-            .await
+        let (taken, was_taken) = oneshot::channel();
+        let journalled = self.registry.ask(|done| Message::End {
+            volume,
+            ending,
+            taken,
+            done: Some(done),
+        });
+        journalled.await?;
+        was_taken.await.map_err(|_| Closed)
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.ended {
+            let (taken, _) = oneshot::channel();
             self.registry.tell(Message::End {
+                taken,
                 volume: self.volume.clone(),
                 ending: Ending::Failed {
                     session: None,

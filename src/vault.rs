@@ -213,7 +213,7 @@ impl Vault {
         let endpoint = &session.endpoint;
         let tenant = tenant(&session.service_account);
         let gates = &self.0.gates;
-        let _place = gates.enter(&endpoint.address, tenant, &request.path).await;
+        let mut place = gates.enter(&endpoint.address, tenant, &request.path).await;
         self.admitted(endpoint, &read::name(request))?;
         let call = read::read(
             &self.0.transport,
@@ -223,7 +223,16 @@ impl Vault {
             self.0.clock.now(),
             &self.0.settings,
         );
-        self.timed(endpoint, "read", call).await
+        let call = self.timed(endpoint, "read", call);
+        let mut call = std::pin::pin!(call);
+        let usual = self.0.settings.request_timeout;
+        match tokio::time::timeout(usual, &mut call).await {
+            Ok(read) => read,
+            Err(_) => {
+                place.leave_address();
+                call.await
+            }
+        }
     }
 
     /// Whether the server knows a session's token, after it has refused what the session asked for.

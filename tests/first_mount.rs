@@ -180,10 +180,13 @@ async fn a_server_that_is_back_within_seconds_costs_the_pod_seconds() {
         let fault = Fault::at(prefix, sealed()).times(2);
         world.vault.faults().push(fault);
         world.vault.clear_calls();
-        call(&world, &volume, &class(DATABASE), Duration::from_secs(20))
+        let kv = "- {objectName: kv, secretPath: kv/app}";
+        let both = class(&format!("{DATABASE}{kv}"));
+        call(&world, &volume, &both, Duration::from_secs(20))
             .await
             .unwrap();
         let issued = world.vault.live_tokens().len();
+        assert_eq!(world.vault.count("GET", "kv/app"), 1, "{prefix}");
         assert_eq!(
             issued, 1,
             "{prefix}: what an attempt has got is kept for the next"
@@ -373,4 +376,99 @@ async fn a_drain_answers_those_whose_server_is_slow() {
     world.restart().await;
     volume.unmount();
     world.until_nothing_lives().await;
+}
+
+#[tokio::test]
+async fn a_mount_that_our_end_has_cut_short_is_answered_at_once() {
+    let mut world = World::new().await;
+    let volume = world.volume("web");
+    let fault = Fault::at("secret/", Action::Hang).times(1);
+    world.vault.faults().push(fault);
+    volume.prepare();
+    let attributes = volume.attributes(&class(KV), &world.tokens());
+    let (driver, first) = (world.driver.clone(), request(&volume, &attributes, ""));
+    tokio::spawn(async move { driver.call(first).await });
+    world
+        .until("it reads", || world.vault.faults().is_empty())
+        .await;
+    world.kill();
+    world.restart().await;
+    world.driver = support::driver::Driver::dial(&world.node.socket());
+    // The driver's own repetition, within kubelet's one attempt.
+    let within = Duration::from_secs(10);
+    let status = call(&world, &volume, &class(KV), within).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal, "{status}");
+    assert!(status.message().contains("was killed"), "{status}");
+    assert_eq!(world.logins(), 1);
+    // kubelet's next one.
+    call(&world, &volume, &class(KV), within).await.unwrap();
+    world
+        .until("one token lives", || world.vault.live_tokens().len() == 1)
+        .await;
+}
+
+#[tokio::test]
+async fn an_answer_shows_nothing_that_was_revoked_meanwhile() {
+    let world = world(&[]).await;
+    let volume = world.volume("web");
+    let both = class(&format!("{DATABASE}{KV}"));
+    let within = Duration::from_secs(10);
+    call(&world, &volume, &both, within).await.unwrap();
+    // The driver fails after the answer: kubelet removes the path and comes again, and the server is slow.
+    removed(&volume);
+    let slow = Action::DelayAfterCommit(Duration::from_secs(6));
+    world
+        .vault
+        .faults()
+        .push(Fault::at("secret/", slow).times(1));
+    let second = call(&world, &volume, &both, Duration::from_secs(2)).await;
+    assert!(second.is_err());
+    removed(&volume);
+    world
+        .until("its end was seen", || world.log().contains("volume ended"))
+        .await;
+    let third = call(&world, &volume, &both, within).await;
+    if let Err(status) = &third {
+        assert!(status.message().contains("was unmounted"), "{status}");
+        removed(&volume);
+        call(&world, &volume, &both, within).await.unwrap();
+    }
+    let (user, password) = (volume.text("username"), volume.text("password"));
+    assert!(world.vault.verify_user(&user, &password));
+}
+
+#[tokio::test]
+async fn an_attempt_reuses_no_lease_of_a_session_that_died_between_attempts() {
+    let world = world(&["-mount-retry-timeout=15s", "-park=1m"]).await;
+    let volume = world.volume("web");
+    let both = class(&format!("{DATABASE}{KV}"));
+    let slow = Action::DelayAfterCommit(Duration::from_secs(3));
+    world
+        .vault
+        .faults()
+        .push(Fault::at("database/creds", slow).times(1));
+    let first = call(&world, &volume, &both, Duration::from_secs(1)).await;
+    assert!(first.is_err());
+    removed(&volume);
+    world
+        .until("the engine has answered", || {
+            world.log().contains("\"message\":\"mounted\"")
+        })
+        .await;
+    let accessor = world.vault.live_tokens()[0].accessor.clone();
+    let accessor = json!({ "accessor": accessor });
+    world
+        .admin
+        .write("auth/token/revoke-accessor", accessor)
+        .await;
+    world
+        .until("its lease is gone", || world.vault.live_users().is_empty())
+        .await;
+    let fault = Fault::at("database/creds", sealed()).times(1);
+    world.vault.faults().push(fault);
+    call(&world, &volume, &both, Duration::from_secs(20))
+        .await
+        .unwrap();
+    let (user, password) = (volume.text("username"), volume.text("password"));
+    assert!(world.vault.verify_user(&user, &password));
 }

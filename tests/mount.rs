@@ -316,3 +316,27 @@ async fn a_changed_login_reads_everything_anew_and_drains_the_old() {
             .verify_user(&volume.text("username"), &volume.text("password"))
     );
 }
+
+#[tokio::test]
+async fn the_lease_of_an_object_that_the_class_no_longer_names_is_revoked() {
+    let world = World::new().await;
+    let revoke = "path \"sys/leases/revoke\" { capabilities = [\"update\"] }";
+    world.admin.policy("revoke", revoke).await;
+    let policies = json!({ "token_policies": ["app", "revoke"] });
+    world.admin.role("kubernetes", "app", policies).await;
+    let volume = world.volume("web");
+    world
+        .mount(&volume, &class(&format!("{DATABASE}{KV}")))
+        .await;
+    let user = volume.text("username");
+    // Two answers: the first may be lost on its way.
+    for _ in 0..2 {
+        world.mount(&volume, &class(KV)).await;
+    }
+    world
+        .until("the user is gone", || {
+            !world.vault.live_users().contains(&user)
+        })
+        .await;
+    assert_eq!(world.logins(), 1);
+}

@@ -110,6 +110,10 @@ async fn killed_between_login_and_answer_nothing_survives() {
     // The driver comes again: the old session is not built upon, for a lease that we never saw may hang
     // from it.
     world.driver = support::driver::Driver::dial(&world.node.socket());
+    let told = world
+        .refused(&volume, &class(DATABASE), tonic::Code::Internal)
+        .await;
+    assert!(told.contains("was killed"), "{told}");
     world.mount(&volume, &class(DATABASE)).await;
     world
         .until("the unseen user is gone", || {

@@ -65,6 +65,14 @@ pub enum MountError {
         /// How long the caller has waited.
         waited: Duration,
     },
+    /// The path went before the Mount's end, and what it has got is revoked.
+    #[error("the volume was unmounted while it was mounted; kubelet tries again")]
+    Unmounted,
+    /// The daemon was killed when it worked on this volume's last Mount.
+    #[error(
+        "the daemon was killed while it mounted this volume; what it held is revoked, and kubelet tries again; see why the daemon's container was restarted"
+    )]
+    CutShort,
     /// The daemon is going down.
     #[error("{0}; its successor serves kubelet's next attempt")]
     Stopping(#[from] Closed),
@@ -85,6 +93,8 @@ impl MountError {
             | Self::ExpiredToken(_)
             | Self::Render(_)
             | Self::Unfinished { .. }
+            | Self::CutShort
+            | Self::Unmounted
             | Self::Stopping(_)
             | Self::Broken => false,
         }

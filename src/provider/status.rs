@@ -115,9 +115,11 @@ fn code_of(error: &MountError) -> Final {
         }
         // Both were checked when the reply was read.
         MountError::Render(RenderError::NoReply { .. }) => Final::Internal,
-        MountError::Unfinished { .. } | MountError::Stopping(_) | MountError::Broken => {
-            Final::Internal
-        }
+        MountError::Unfinished { .. }
+        | MountError::CutShort
+        | MountError::Unmounted
+        | MountError::Stopping(_)
+        | MountError::Broken => Final::Internal,
     }
 }
 

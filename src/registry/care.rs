@@ -11,6 +11,8 @@ use crate::grant::timing::{Life, Nature};
 
 /// So many renewals in a row must fail before a poll replaces a thing for it: one lost answer is no reason.
 const FAILING: u32 = 2;
+/// The longest pause after a renewal that no policy allows.
+const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 /// What of the interval passes before the server is asked whether it still knows a thing, at least and at most.
 const LOOK_UP_FROM: f64 = 0.4;
 const LOOK_UP_TO: f64 = 0.9;
@@ -92,6 +94,18 @@ impl Care {
             LookUps::Paced => Some(planned),
             LookUps::From(earliest) => Some(planned.max(earliest)),
         }
+    }
+
+    /// No policy allows its renewal. It is asked again, for somebody may add one; until then its renewals fail.
+    pub fn forbidden(&mut self, now: Moment) {
+        let left = self
+            .life
+            .term
+            .end()
+            .map_or(Duration::MAX, |end| end.since(now));
+        let pause = (left / 4).clamp(Duration::from_secs(1), FORBIDDEN_PAUSE);
+        self.failures = self.failures.saturating_add(1).max(FAILING);
+        self.attempt_at = Some(now.plus(pause));
     }
 
     /// Whether its renewals fail, and not just once.

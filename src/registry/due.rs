@@ -48,8 +48,12 @@ impl Volume {
         let mut found = Vec::new();
         for (duty, care) in self.duties() {
             let due = care.warn_at(&polls, assumed).is_some_and(|at| at <= now);
-            if *duty == Duty::Open && due && !care.ended(now) {
-                care.warned = true;
+            if !due {
+                continue;
+            }
+            // Also where its end has passed meanwhile: it would be due again at once, for ever.
+            care.warned = true;
+            if *duty == Duty::Open && !care.ended(now) {
                 let left = care
                     .life
                     .term

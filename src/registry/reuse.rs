@@ -1,6 +1,6 @@
 //! What a Mount need not fetch again: the session and the replies that a volume holds already.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::Held;
 use super::volume::{Duty, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::Keep;
-use crate::spec::MountSpec;
+use crate::spec::{MountSpec, Request};
 
 /// The least time between two logins at polls that only a refused read asks for.
 const FRESH_LOGINS: Duration = Duration::from_secs(300);
@@ -22,7 +22,12 @@ impl Volume {
             open(held.duty) && usable && held.session.serves(spec)
         });
         let mut grants = HashMap::new();
+        let wanted: HashSet<&Request> = spec.requests().into_iter().collect();
         for held in self.grants.values() {
+            // What the class no longer names drains.
+            if !wanted.contains(&held.grant.request) {
+                continue;
+            }
             if !open(held.duty) || held.lost || held.care.due(poll, now) {
                 continue;
             }
@@ -41,6 +46,7 @@ impl Volume {
         }
         let paced = |at: Moment| at.plus(FRESH_LOGINS) <= now;
         Held {
+            cut_short: false,
             first: self.stage != Stage::Mounted,
             fresh_login_allowed: self.logged_in_at.is_none_or(paced),
             session: session.map(|(_, held)| Arc::clone(&held.session)),

@@ -4,7 +4,7 @@
 //! one lease (`command/agentproxyshared/cache/lease_cache.go` of Vault and OpenBao): two volumes of a pod
 //! share them. What one of them has no use for any more must not be revoked while the other lives on it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::agenda::{ItemKey, VolumeKey};
 use super::volume::{Duty, HeldGrant, HeldSession, Volume};
@@ -38,63 +38,81 @@ impl Credential {
     }
 }
 
-/// Who lives on which credential.
+/// What a volume has of credentials: of each whether it lives on it, or only waits for its revocation.
+type Holdings = BTreeMap<(Credential, ItemKey), bool>;
+
+/// Who has which credential.
 #[derive(Default)]
 pub struct Uses {
-    by_volume: HashMap<VolumeKey, BTreeSet<(Credential, ItemKey)>>,
-    users: HashMap<Credential, BTreeSet<(VolumeKey, ItemKey)>>,
+    by_volume: HashMap<VolumeKey, Holdings>,
+    holders: HashMap<Credential, BTreeMap<(VolumeKey, ItemKey), bool>>,
 }
 
 impl Uses {
-    /// Takes in what a volume lives on now. Returns the credentials that have gained or lost a user beside
-    /// others.
-    fn update(
-        &mut self,
-        volume: VolumeKey,
-        now: BTreeSet<(Credential, ItemKey)>,
-    ) -> Vec<Credential> {
+    /// Takes in what a volume has now. Returns the credentials that others have as well and for which something
+    /// has changed.
+    fn update(&mut self, volume: VolumeKey, now: Holdings) -> BTreeSet<Credential> {
         let before = self.by_volume.remove(&volume).unwrap_or_default();
-        let mut touched = Vec::new();
-        for (credential, item) in before.difference(&now) {
-            if let Some(users) = self.users.get_mut(credential) {
-                users.remove(&(volume, *item));
-                if users.is_empty() {
-                    self.users.remove(credential);
-                } else {
-                    touched.push(credential.clone());
-                }
+        let mut touched = BTreeSet::new();
+        for (holding, lives) in &before {
+            if now.get(holding) == Some(lives) {
+                continue;
+            }
+            let (credential, item) = holding;
+            touched.insert(credential.clone());
+            if let Some(holders) = self.holders.get_mut(credential) {
+                holders.remove(&(volume, *item));
             }
         }
-        for (credential, item) in now.difference(&before) {
-            let users = self.users.entry(credential.clone()).or_default();
-            users.insert((volume, *item));
-            if users.len() > 1 {
-                touched.push(credential.clone());
+        for (holding, lives) in &now {
+            if before.get(holding) == Some(lives) {
+                continue;
             }
+            let (credential, item) = holding;
+            touched.insert(credential.clone());
+            let holders = self.holders.entry(credential.clone()).or_default();
+            holders.insert((volume, *item), *lives);
         }
         if !now.is_empty() {
             self.by_volume.insert(volume, now);
         }
+        touched.retain(|credential| {
+            let holders = self.holders.get(credential);
+            let any = |of: &dyn Fn(&VolumeKey) -> bool| {
+                holders.is_some_and(|holders| holders.keys().any(|(other, _)| of(other)))
+            };
+            let (any_at_all, others) = (any(&|_| true), any(&|other| *other != volume));
+            if !any_at_all {
+                self.holders.remove(credential);
+            }
+            others
+        });
         touched
     }
 
-    fn users(&self, credential: &Credential) -> Vec<(VolumeKey, ItemKey)> {
-        let users = self.users.get(credential);
-        users.into_iter().flatten().copied().collect()
+    /// Every holder of a credential, and whether another volume lives on it.
+    fn sharing(&self, credential: &Credential) -> Vec<(VolumeKey, ItemKey, bool)> {
+        let holders = self.holders.get(credential);
+        let shared = |volume: &VolumeKey| {
+            let mut others = holders.into_iter().flatten();
+            others.any(|((other, _), lives)| *lives && other != volume)
+        };
+        let keys = holders.into_iter().flat_map(BTreeMap::keys);
+        keys.map(|(volume, item)| (*volume, *item, shared(volume)))
+            .collect()
     }
 }
 
 impl Volume {
-    /// What it lives on: sessions and leases that are not on their way to revocation.
-    fn credentials(&self) -> BTreeSet<(Credential, ItemKey)> {
-        let sessions = self.sessions.iter();
-        let sessions = sessions.filter(|(_, held)| held.lives());
-        let sessions =
-            sessions.filter_map(|(key, held)| Some((Credential::of_session(held)?, *key)));
-        let grants = self.grants.iter();
-        let grants = grants.filter(|(_, held)| held.lives());
-        let grants =
-            grants.filter_map(|(key, held)| Some((Credential::of_grant(self, held)?, *key)));
+    /// What the server may still know of it.
+    fn holdings(&self) -> Holdings {
+        let sessions = self.sessions.iter().filter(|(_, held)| !held.dead);
+        let sessions = sessions
+            .filter_map(|(key, held)| Some(((Credential::of_session(held)?, *key), held.lives())));
+        let grants = self.grants.iter().filter(|(_, held)| !held.lost);
+        let grants = grants.filter_map(|(key, held)| {
+            Some(((Credential::of_grant(self, held)?, *key), held.lives()))
+        });
         sessions.chain(grants).collect()
     }
 
@@ -126,34 +144,40 @@ impl Volume {
         leases.map(str::to_owned).collect()
     }
 
-    fn set_shared(&mut self, credential: &Credential, item: ItemKey, shared: bool) {
-        match credential {
+    /// Whether that is news.
+    fn set_shared(&mut self, credential: &Credential, item: ItemKey, shared: bool) -> bool {
+        let known = match credential {
             Credential::Token { .. } => {
-                if let Some(held) = self.sessions.get_mut(&item) {
-                    held.shared = shared;
-                }
+                let held = self.sessions.get_mut(&item);
+                held.map(|held| &mut held.shared)
             }
-            Credential::Lease { .. } => {
-                if let Some(held) = self.grants.get_mut(&item) {
-                    held.shared = shared;
-                }
-            }
-        }
+            Credential::Lease { .. } => self.grants.get_mut(&item).map(|held| &mut held.shared),
+        };
+        known.is_some_and(|known| std::mem::replace(known, shared) != shared)
     }
 }
 
 impl Worker {
-    /// A volume has changed: whoever shares a credential with it learns whether that is still so.
+    /// A volume has changed: whoever has a credential beside it learns whether another one lives on it. What
+    /// waited for its revocation may then have nothing to wait for.
     pub fn note_uses(&mut self, key: VolumeKey) {
-        let now = self.volumes.get(&key).map(Volume::credentials);
-        for credential in self.uses.update(key, now.unwrap_or_default()) {
-            let users = self.uses.users(&credential);
-            for (key, item) in &users {
-                let shared = users.iter().any(|(other, _)| other != key);
-                if let Some(volume) = self.volumes.get_mut(key) {
-                    volume.set_shared(&credential, *item, shared);
+        let now = self.clock.now();
+        let holdings = self.volumes.get(&key).map(Volume::holdings);
+        let mut others = BTreeSet::new();
+        for credential in self.uses.update(key, holdings.unwrap_or_default()) {
+            for (other, item, shared) in self.uses.sharing(&credential) {
+                let Some(volume) = self.volumes.get_mut(&other) else {
+                    continue;
+                };
+                if volume.set_shared(&credential, item, shared) {
+                    volume.settle_releases(now);
+                    others.insert(other);
                 }
             }
+        }
+        others.remove(&key);
+        for other in others {
+            self.changed(other, None);
         }
     }
 }

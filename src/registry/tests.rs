@@ -1,5 +1,6 @@
 //! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
 
+mod ends;
 mod failing;
 mod look_ups;
 mod mounts;

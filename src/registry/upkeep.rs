@@ -128,7 +128,25 @@ fn renewed(
                 kind, name, why, failures, "not renewed; it is tried again"
             );
         }
-        Err(KeepError::NotRenewable { why } | KeepError::Forbidden { why }) => {
+        Err(KeepError::Forbidden { why }) => {
+            metrics.renewal(kind, "refused");
+            let first = care.failures == 0;
+            care.forbidden(now);
+            if first {
+                warn!(
+                    volume = id,
+                    kind,
+                    name,
+                    why,
+                    "no policy allows its renewal: let the role have the `default` policy; it is asked again, and replaced at a poll before its end"
+                );
+                let text = format!(
+                    "no policy allows the renewal of the {kind}: let the role have the `default` policy; else a rotation poll must replace it: {why}"
+                );
+                notices.tell(volume, NoticeKind::CannotRenew, text);
+            }
+        }
+        Err(KeepError::NotRenewable { why }) => {
             metrics.renewal(kind, "refused");
             care.life.capped = true;
             warn!(
@@ -209,7 +227,10 @@ fn looked_up(
             let owner = owner.and_then(|key| volume.sessions.get_mut(&key));
             let owner = owner.filter(|owner| owner.care.look_ups != LookUps::Refused);
             if let Some(owner) = owner {
-                owner.care.look_ups = LookUps::Suspected(now);
+                // The questions of its other leases do not put its own off.
+                if !matches!(owner.care.look_ups, LookUps::Suspected(_)) {
+                    owner.care.look_ups = LookUps::Suspected(now);
+                }
             } else if let Some((care, _)) = item.of(volume) {
                 // Its token may not be asked about: a renewal or a poll will tell.
                 care.look_ups = LookUps::Refused;

@@ -152,6 +152,10 @@ impl Volume {
                 care.attempt_at = Some(resume_at(planned, end, now, care.jitter));
             }
         }
+        // A poll may have logged in after its volume had gone.
+        if self.stage == Stage::Leaving {
+            self.release(now);
+        }
         // Whether the answer has arrived, the path tells.
         if matches!(self.stage, Stage::Parked { .. }) {
             self.stage = Stage::Mounted;
@@ -162,10 +166,11 @@ impl Volume {
         }
     }
 
-    /// A Mount begins. What an earlier process left half-done is not built upon.
-    pub fn begin(&mut self, spec: &MountSpec, seen: bool, now: Moment) {
+    /// A Mount begins. What an earlier process left half-done is not built upon; tells whether there was any.
+    pub fn begin(&mut self, spec: &MountSpec, seen: bool, now: Moment) -> bool {
+        let cut_short = self.stage == Stage::Opening && !self.sessions.is_empty();
         match self.stage {
-            Stage::Opening if !self.sessions.is_empty() => self.release(now),
+            Stage::Opening if cut_short => self.release(now),
             Stage::Mounted => self.polls.note(now),
             Stage::Opening | Stage::Parked { .. } | Stage::Leaving => {}
         }
@@ -184,6 +189,7 @@ impl Volume {
         self.seen |= seen;
         self.missing_since = None;
         self.forsaken_at = None;
+        cut_short
     }
 
     /// A session is taken into care.
@@ -191,13 +197,20 @@ impl Volume {
         if self.stage == Stage::Mounted {
             self.logged_in_at = Some(now);
         }
-        let care = Care::new(Life::of_session(&session));
+        let mut care = Care::new(Life::of_session(&session));
+        // Its volume has gone while the login was under way.
+        let duty = if self.stage == Stage::Leaving {
+            care.at_once();
+            Duty::Releasing
+        } else {
+            Duty::Open
+        };
         self.sessions.insert(
             key,
             HeldSession {
                 session,
                 care,
-                duty: Duty::Open,
+                duty,
                 dead: false,
                 shared: false,
             },

@@ -167,8 +167,9 @@ impl Worker {
             Message::End {
                 volume,
                 ending,
+                taken,
                 done,
-            } => self.end(&volume, ending, done),
+            } => self.end(&volume, ending, taken, done),
             Message::Answered { volume } => {
                 let now = self.clock.now();
                 if let Some(key) = self.keys.get(&volume).copied()
@@ -207,9 +208,12 @@ impl Worker {
         let Some(volume) = self.volumes.get_mut(&key) else {
             return Held::default();
         };
-        volume.begin(spec, seen, now);
+        let cut_short = volume.begin(spec, seen, now);
         let poll = volume.polls.interval(self.settings.poll);
-        let held = volume.held_for(spec, poll, now);
+        let held = Held {
+            cut_short,
+            ..volume.held_for(spec, poll, now)
+        };
         self.changed(key, None);
         held
     }
@@ -248,7 +252,13 @@ impl Worker {
         }
     }
 
-    fn end(&mut self, id: &VolumeId, ending: Ending, done: Option<oneshot::Sender<()>>) {
+    fn end(
+        &mut self,
+        id: &VolumeId,
+        ending: Ending,
+        taken: oneshot::Sender<bool>,
+        done: Option<oneshot::Sender<()>>,
+    ) {
         let now = self.clock.now();
         let park = self.settings.park;
         let mut next_key = self.next_key;
@@ -258,6 +268,8 @@ impl Worker {
             return;
         };
         volume.mounting = false;
+        // A claim that was dropped awaits nothing.
+        let _ = taken.send(volume.stage != Stage::Leaving);
         let (session, grants) = match &ending {
             Ending::Complete { session, grants } => (Some(session), grants),
             Ending::Failed { session, fresh, .. } => (session.as_ref(), fresh),

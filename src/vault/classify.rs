@@ -34,11 +34,17 @@ pub fn renewal(error: &VaultError) -> KeepError {
     let text = error.text().to_ascii_lowercase();
     let says = |texts: &[&str]| texts.iter().any(|known| text.contains(known));
     match error.kind() {
+        Kind::Denied if is_a_page(error) => transient(error, why),
         Kind::Denied => KeepError::Forbidden { why },
         Kind::Refused | Kind::Server if says(NOT_RENEWABLE) => KeepError::NotRenewable { why },
         Kind::Refused if says(GONE) => KeepError::Gone { why },
         _ => transient(error, why),
     }
+}
+
+/// Whether a refusal comes without a server's words: a proxy's page says nothing about a policy.
+fn is_a_page(error: &VaultError) -> bool {
+    error.text().is_empty()
 }
 
 /// Sorts a failed look-up. What no server could answer otherwise later is taken as refused.
@@ -49,8 +55,7 @@ pub fn look_up(error: &VaultError) -> KeepError {
     }
     let text = error.text().to_ascii_lowercase();
     match error.kind() {
-        // A proxy's page says nothing about a policy.
-        Kind::Denied if text.is_empty() => transient(error, why),
+        Kind::Denied if is_a_page(error) => transient(error, why),
         Kind::Denied | Kind::Missing | Kind::Unsupported => KeepError::Forbidden { why },
         Kind::Refused if GONE.iter().any(|known| text.contains(known)) => KeepError::Gone { why },
         _ => transient(error, why),
@@ -64,6 +69,7 @@ pub fn revocation(error: &VaultError) -> Result<Revoked, KeepError> {
         return Ok(Revoked::AlreadyDead);
     }
     match error.kind() {
+        Kind::Denied if is_a_page(error) => Err(transient(error, why)),
         Kind::Denied => Err(KeepError::Forbidden { why }),
         Kind::Refused if error.text().contains("batch tokens cannot be revoked") => {
             Ok(Revoked::Batch)
@@ -142,6 +148,7 @@ mod tests {
                 "1 error occurred:\n\t* permission denied\n\n",
                 "forbidden",
             ),
+            (403, "", "transient"),
             (400, "lease not found", "gone"),
             (400, "lease expired", "gone"),
             (
