@@ -113,7 +113,11 @@ async fn a_token_without_the_default_policy_is_no_reason_to_log_in_again_and_aga
     }
     // The renewal at half its time was forbidden; it is replaced two polls before its end, not before.
     assert_eq!(world.logins(), 1, "{}", world.log());
-    assert!(world.log().contains("no policy allows its renewal"), "{}", world.log());
+    assert!(
+        world.log().contains("no policy allows its renewal"),
+        "{}",
+        world.log()
+    );
     for _ in 0..4 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         world.mount(&volume, &class(DATABASE)).await;

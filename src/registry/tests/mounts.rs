@@ -103,7 +103,11 @@ async fn a_claim_that_is_dropped_releases_what_it_held() {
 }
 
 /// A Mount of a volume whose login and read a cache before the server answers with what another one has.
-pub async fn mount_from_cache(node: &Node, spec: &Arc<MountSpec>, cached: &(Arc<Session>, Arc<Grant>)) {
+pub async fn mount_from_cache(
+    node: &Node,
+    spec: &Arc<MountSpec>,
+    cached: &(Arc<Session>, Arc<Grant>),
+) {
     let (claim, _) = node.registry.begin(Arc::clone(spec), true).await.unwrap();
     let mut session = Arc::into_inner(node.login()).unwrap();
     session.id = format!("{:x}", rand::random::<u64>());
