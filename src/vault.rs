@@ -37,6 +37,7 @@ use self::room::Rooms;
 pub use self::error::{VaultError, VaultErrorKind};
 pub use self::redirect::Redirects;
 pub use self::room::Room;
+pub use self::transport::Cache;
 use self::transport::Transport;
 use crate::clock::{Clock, Moment};
 use crate::grant::{Grant, KeepError, LeaseKeeper, Renewal, Revoked, Session, Term};
@@ -149,6 +150,7 @@ impl Vault {
         login: &Login,
         service_account: &str,
         jwt: &Secret,
+        cache: Cache,
     ) -> Result<Session, VaultError> {
         let path = format!("auth/{}", login.mount);
         let gates = &self.0.gates;
@@ -158,7 +160,7 @@ impl Vault {
         self.admitted(endpoint, &api::login_name(login))?;
         let sent = self.0.clock.now();
         let timeout = self.0.settings.login_timeout;
-        let call = api::login(&self.0.transport, endpoint, login, jwt, timeout);
+        let call = api::login(&self.0.transport, endpoint, login, jwt, timeout, cache);
         let given = self.timed(endpoint, "login", call).await?;
         if !given.policies.iter().any(|policy| policy == "default") {
             warn!(
@@ -187,7 +189,7 @@ impl Vault {
             renewable: given.renewable,
             counted: given.uses > 0,
             term: Term {
-                sent,
+                sent: sent.minus(given.age),
                 granted: given.granted,
             },
         })
@@ -209,6 +211,7 @@ impl Vault {
         session: &Session,
         request: &Request,
         room: &Room,
+        cache: Cache,
     ) -> Result<Grant, VaultError> {
         let endpoint = &session.endpoint;
         let tenant = tenant(&session.service_account);
@@ -222,6 +225,7 @@ impl Vault {
             room,
             self.0.clock.now(),
             &self.0.settings,
+            cache,
         );
         let call = self.timed(endpoint, "read", call);
         let mut call = std::pin::pin!(call);

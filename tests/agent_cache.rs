@@ -14,12 +14,16 @@ use std::time::Duration;
 use serde_json::json;
 use support::agent::Agent;
 use support::driver::{Driver, Volume};
-use support::world::{DATABASE, KV, World, class};
+use support::world::{DATABASE, KV, Setup, World, class};
 use tonic::Code;
 
 /// A world whose daemon reaches its server through an agent, as the incumbent's chart sets it up.
 async fn behind_an_agent() -> (World, Agent) {
-    let mut world = World::new().await;
+    with_an_agent(Setup::default()).await
+}
+
+async fn with_an_agent(setup: Setup<'_>) -> (World, Agent) {
+    let mut world = World::with(setup).await;
     let agent = Agent::start(&world.vault.url()).await;
     world.kill();
     let environment = [("VAULT_AGENT_ADDR", agent.url.as_str())];
@@ -136,4 +140,58 @@ async fn a_tenants_own_server_keeps_nobodys_token_alive() {
     world.mount(&world.volume("stranger"), &other).await;
     volume.unmount();
     world.until_nothing_lives().await;
+}
+
+#[tokio::test]
+async fn renewals_and_replacements_are_the_servers_own() {
+    let setup = Setup {
+        database: json!({ "default_ttl": "4s", "max_ttl": "1h" }),
+        role: json!({ "token_ttl": "5s" }),
+        ..Setup::default()
+    };
+    let (world, _agent) = with_an_agent(setup).await;
+    let tokens = world.tokens();
+    let volume = world.volume("web");
+    let both = class(&format!("{DATABASE}{KV}"));
+    let mounted = world.driver.mount(&volume, &both, &tokens).await;
+    assert!(mounted.is_ok());
+    let (user, password) = (volume.text("username"), volume.text("password"));
+    // Three terms: the second of two equal renewals would be answered by the cache, and renew nothing.
+    for _ in 0..12 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(world.vault.verify_user(&user, &password), "{}", world.log());
+    }
+    // What an administrator revokes does not come back out of the cache, with the same pod token.
+    let accessor = json!({ "accessor": world.vault.live_tokens()[0].accessor });
+    world
+        .admin
+        .write("auth/token/revoke-accessor", accessor)
+        .await;
+    let poll = world.driver.mount(&volume, &both, &tokens).await;
+    assert!(poll.is_ok(), "{}", world.log());
+    let (user, password) = (volume.text("username"), volume.text("password"));
+    assert!(world.vault.verify_user(&user, &password));
+    volume.unmount();
+    world.until_nothing_lives().await;
+}
+
+#[tokio::test]
+async fn a_first_mount_does_not_take_a_dead_token_out_of_the_cache() {
+    let (world, _agent) = behind_an_agent().await;
+    let tokens = world.tokens();
+    let one = world.volume("web");
+    let two = Volume::new(&world.node.pods(), "shop", "web", "uid-web", "more");
+    assert!(world.driver.mount(&one, &class(KV), &tokens).await.is_ok());
+    let accessor = json!({ "accessor": world.vault.live_tokens()[0].accessor });
+    world
+        .admin
+        .write("auth/token/revoke-accessor", accessor)
+        .await;
+    let second = world.driver.mount(&two, &class(DATABASE), &tokens).await;
+    assert!(second.is_ok(), "{}", world.log());
+    assert!(
+        world
+            .vault
+            .verify_user(&two.text("username"), &two.text("password"))
+    );
 }

@@ -21,7 +21,7 @@ use leasehold::clock::BootClock;
 use leasehold::metrics::Metrics;
 use leasehold::redacted::Secret;
 use leasehold::spec::{Endpoint, Login, Tls};
-use leasehold::vault::{Settings, Vault, VaultError};
+use leasehold::vault::{Cache, Settings, Vault, VaultError};
 use serde_json::{Value, json};
 use support::ca::Ca;
 use support::driver::Driver;
@@ -179,7 +179,9 @@ async fn login(refusals: &[Refusal]) -> (usize, VaultError) {
         audience: "vault".to_owned(),
     };
     let jwt = Secret::from("jwt".to_owned());
-    let given = vault.login(&endpoint, &login, "shop/web", &jwt).await;
+    let given = vault
+        .login(&endpoint, &login, "shop/web", &jwt, Cache::Allowed)
+        .await;
     let error = given.err().expect("nobody answers");
     (refused.load(Ordering::Relaxed), error)
 }

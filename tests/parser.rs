@@ -24,7 +24,7 @@ use leasehold::params::{Attributes, Defaults, Flavour, Parsed, parse};
 use leasehold::redacted::Secret;
 use leasehold::render;
 use leasehold::spec::{Encoding, Endpoint, Login, Method, Object, Request, Selector, Tls};
-use leasehold::vault::{Settings, Vault};
+use leasehold::vault::{Cache, Settings, Vault};
 use recorded::{DIFFERENT, OTHER_CONTENT};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -317,7 +317,12 @@ async fn replies_give_the_bytes_they_gave() {
             continue;
         };
         let content = match vault
-            .read(&session, &object.request, &vault.room("shop"))
+            .read(
+                &session,
+                &object.request,
+                &vault.room("shop"),
+                Cache::Allowed,
+            )
             .await
         {
             Ok(grant) => render::files(std::slice::from_ref(&object), |_| Some(&grant))

@@ -14,7 +14,7 @@ use crate::grant::{Grant, Keep, Session};
 use crate::params::PodTokens;
 use crate::registry::{Claim, Held};
 use crate::spec::{MountSpec, Request};
-use crate::vault::{Room, TokenState, VaultError, VaultErrorKind};
+use crate::vault::{Cache, Room, TokenState, VaultError, VaultErrorKind};
 
 /// Reads of one Mount under way at once: one volume must not take an address' whole share.
 const READS_AT_ONCE: usize = 8;
@@ -102,9 +102,15 @@ impl Round {
 impl Mounter {
     pub(super) async fn attempt(&self, job: &Job<'_>, held: Held) -> Result<Replies, Failure> {
         let mut known = held.grants;
+        // What a poll asks for is asked for because the old one is over, or may be.
+        let mut cache = if held.first {
+            Cache::Allowed
+        } else {
+            Cache::Bypassed
+        };
         if let Some(session) = held.session {
             let round = self
-                .read(job, &session, missing(job.spec, &known), Age::Known)
+                .read(job, &session, missing(job.spec, &known), Age::Known, cache)
                 .await;
             if round.failed.is_empty() {
                 return Ok(replies(session, known, round.grants));
@@ -118,6 +124,7 @@ impl Mounter {
                     // What hangs from the token is gone with it. A certificate that came before is not
                     // issued again.
                     job.claim.token_dead(&session);
+                    cache = Cache::Bypassed;
                     info!(volume = %job.spec.volume, session = session.id, "the token is dead: logging in again");
                     known.retain(|_, grant| grant.lease_id().is_none());
                     add(
@@ -133,14 +140,26 @@ impl Mounter {
                 }
             }
         }
-        let session = self.opened(job).await?;
-        let round = self
-            .read(job, &session, missing(job.spec, &known), Age::New)
-            .await;
-        if round.failed.is_empty() {
-            Ok(replies(session, known, round.grants))
-        } else {
-            Err(failure(job, session, round))
+        loop {
+            let session = self.opened(job, cache).await?;
+            let wanted = missing(job.spec, &known);
+            let round = self.read(job, &session, wanted, Age::New, cache).await;
+            if round.failed.is_empty() {
+                return Ok(replies(session, known, round.grants));
+            }
+            // A cache may give out a token that somebody has revoked.
+            let is_dead = cache == Cache::Allowed
+                && round.refused().next().is_some()
+                && self.parts.vault.token_state(&session).await == TokenState::Dead;
+            if !is_dead {
+                return Err(failure(job, session, round));
+            }
+            job.claim.token_dead(&session);
+            add(
+                &mut known,
+                round.grants.iter().filter(|grant| outlives_token(grant)),
+            );
+            cache = Cache::Bypassed;
         }
     }
 
@@ -154,7 +173,7 @@ impl Mounter {
         mut known: HashMap<Request, Arc<Grant>>,
         refused: Round,
     ) -> Result<Replies, Failure> {
-        let session = match self.opened(job).await {
+        let session = match self.opened(job, Cache::Bypassed).await {
             Ok(session) => session,
             Err(Failure { error, .. }) => {
                 debug!(volume = %job.spec.volume, %error, "no fresh login to learn of new policies");
@@ -162,7 +181,9 @@ impl Mounter {
             }
         };
         let wanted = refused.refused().cloned().collect();
-        let granted = self.read(job, &session, wanted, Age::New).await;
+        let granted = self
+            .read(job, &session, wanted, Age::New, Cache::Bypassed)
+            .await;
         if !granted.failed.is_empty() {
             job.claim.discard(&session, granted.grants);
             return Err(failure(job, old, refused));
@@ -179,7 +200,13 @@ impl Mounter {
         );
         add(&mut known, granted.grants.iter());
         let mut round = self
-            .read(job, &session, missing(job.spec, &known), Age::New)
+            .read(
+                job,
+                &session,
+                missing(job.spec, &known),
+                Age::New,
+                Cache::Bypassed,
+            )
             .await;
         round.grants.extend(granted.grants);
         if round.failed.is_empty() {
@@ -190,14 +217,14 @@ impl Mounter {
     }
 
     /// A new session, in the journal before anything is read under it.
-    async fn opened(&self, job: &Job<'_>) -> Result<Arc<Session>, Failure> {
-        let session = Arc::new(self.login(job).await?);
+    async fn opened(&self, job: &Job<'_>, cache: Cache) -> Result<Arc<Session>, Failure> {
+        let session = Arc::new(self.login(job, cache).await?);
         let held = job.claim.hold(Arc::clone(&session)).await;
         held.map_err(MountError::from)?;
         Ok(session)
     }
 
-    async fn login(&self, job: &Job<'_>) -> Result<Session, MountError> {
+    async fn login(&self, job: &Job<'_>, cache: Cache) -> Result<Session, MountError> {
         let (spec, tokens) = (job.spec, job.tokens);
         let audience = &spec.login.audience;
         let minted;
@@ -237,7 +264,7 @@ impl Mounter {
             .progress
             .begin(format!("the login at auth/{}", spec.login.mount));
         let vault = &self.parts.vault;
-        let session = vault.login(&spec.endpoint, &spec.login, &account, jwt);
+        let session = vault.login(&spec.endpoint, &spec.login, &account, jwt, cache);
         session.await.map_err(|source| MountError::Login {
             role: spec.login.role.clone(),
             mount: spec.login.mount.clone(),
@@ -252,9 +279,10 @@ impl Mounter {
         session: &Arc<Session>,
         wanted: Vec<Request>,
         age: Age,
+        cache: Cache,
     ) -> Round {
         let reads = futures::stream::iter(wanted).map(|request| async move {
-            let answer = self.read_one(job, session, &request, age).await;
+            let answer = self.read_one(job, session, &request, age, cache).await;
             (request, answer)
         });
         let answers: Vec<_> = reads.buffered(READS_AT_ONCE).collect().await;
@@ -275,6 +303,7 @@ impl Mounter {
         session: &Session,
         request: &Request,
         age: Age,
+        cache: Cache,
     ) -> Result<Grant, VaultError> {
         let call = format!("{} {}", request.method.as_str(), request.path);
         let _pending = job.progress.begin(call);
@@ -283,12 +312,20 @@ impl Mounter {
             Age::Known => &AT_A_POLL,
         };
         for pause in pauses {
-            match self.parts.vault.read(session, request, job.room).await {
+            match self
+                .parts
+                .vault
+                .read(session, request, job.room, cache)
+                .await
+            {
                 Err(error) if error.may_be_behind() => tokio::time::sleep(*pause).await,
                 answer => return answer,
             }
         }
-        self.parts.vault.read(session, request, job.room).await
+        self.parts
+            .vault
+            .read(session, request, job.room, cache)
+            .await
     }
 }
 

@@ -15,7 +15,7 @@ use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfReques
 
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
 use super::lifetime::{ending, seconds};
-use super::transport::{Call, Reply, Transport};
+use super::transport::{Cache, Call, Reply, Transport};
 use crate::clock::Moment;
 use crate::grant::{Renewal, Term, TokenKind};
 use crate::redacted::Secret;
@@ -28,6 +28,8 @@ pub struct LoggedIn {
     pub kind: TokenKind,
     pub policies: Vec<String>,
     pub renewable: bool,
+    /// How long ago that was, where a cache has answered.
+    pub age: Duration,
     /// How often it may be used; zero: without limit.
     pub uses: u64,
     pub granted: Duration,
@@ -87,6 +89,7 @@ pub async fn login(
     login: &Login,
     jwt: &Secret,
     timeout: Duration,
+    cache: Cache,
 ) -> Result<LoggedIn, VaultError> {
     let typed = LoginWithKubernetesRequest {
         mount: login.mount.clone(),
@@ -103,6 +106,7 @@ pub async fn login(
         None,
         Some(timeout),
         Some(jwt),
+        cache,
     )
     .await;
     // The request type keeps the token in a plain string: it is wiped here.
@@ -139,6 +143,7 @@ pub fn logged_in(asked: Asked<'_>, reply: &Reply, jwt: &Secret) -> Result<Logged
         },
         policies: or_nothing(auth.policies),
         renewable,
+        age: reply.age,
         uses: or_nothing(auth.num_uses),
         // Only a token that cannot be renewed may be without end (root's).
         granted: if renewable || !granted.is_zero() {
@@ -163,6 +168,7 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
     };
     let query = [("standbyok".to_owned(), "true".to_owned())];
     let call = Call {
+        cache: Cache::Bypassed,
         method: Method::GET,
         path: "sys/health",
         query: &query,
@@ -196,6 +202,7 @@ pub async fn renew_self(
         Some(token),
         patience,
         None,
+        Cache::Bypassed,
     )
     .await?;
     renewed_self(asked, &reply, sent)
@@ -280,6 +287,7 @@ pub async fn revoke_self(
         Some(token),
         patience,
         None,
+        Cache::Bypassed,
     )
     .await?;
     Ok(())
@@ -349,6 +357,7 @@ pub fn asked<'a>(call: &'a str, endpoint: &'a Endpoint) -> Asked<'a> {
 
 pub fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> Call<'a> {
     Call {
+        cache: Cache::Bypassed,
         method: Method::POST,
         path,
         query: &[],
@@ -367,10 +376,12 @@ async fn send_typed(
     token: Option<&Secret>,
     patience: Option<Duration>,
     hidden: Option<&Secret>,
+    cache: Cache,
 ) -> Result<Reply, VaultError> {
     let unusable = |_| VaultError::new(Kind::Settings, asked, "the request cannot be written");
     let path = typed.path();
     let call = Call {
+        cache,
         method: Method::POST,
         // vaultrs writes a tab before some of its paths.
         path: path.trim().trim_start_matches('/'),

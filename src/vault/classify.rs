@@ -113,6 +113,7 @@ mod tests {
             content_type: None,
             status,
             retry_after: Some(Duration::from_secs(7)),
+            age: Duration::ZERO,
             body: SecretBytes::from(body.into_bytes()),
         };
         let asked = Asked {

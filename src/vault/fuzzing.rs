@@ -35,6 +35,7 @@ pub fn reply(data: &[u8]) -> Option<Grant> {
     let reply = Reply {
         status: status.parse().ok()?,
         retry_after: None,
+        age: std::time::Duration::ZERO,
         content_type: None,
         body: SecretBytes::from(body.to_vec()),
     };

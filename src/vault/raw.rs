@@ -52,6 +52,7 @@ mod tests {
         let reply = Reply {
             status: 200,
             retry_after: None,
+            age: std::time::Duration::ZERO,
             content_type: content_type.map(str::to_owned),
             body: SecretBytes::from(body.to_vec()),
         };

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
 use super::lifetime::{self, Leaseless, ending};
 use super::room::Room;
-use super::transport::{Call, Reply, Transport};
+use super::transport::{Cache, Call, Reply, Transport};
 use super::{Settings, api, bare, raw};
 use crate::clock::Moment;
 use crate::grant::{Grant, Keep, Session, Term};
@@ -50,11 +50,13 @@ pub async fn read(
     room: &Room,
     sent: Moment,
     settings: &Settings,
+    cache: Cache,
 ) -> Result<Grant, VaultError> {
     let (endpoint, token) = (&session.endpoint, &session.token);
     let name = name(request);
     let asked = api::asked(&name, endpoint);
     let call = Call {
+        cache,
         method: Method::from_bytes(request.method.as_str().as_bytes())
             .map_err(|_| VaultError::new(Kind::Settings, asked, "no such method"))?,
         path: &request.path,
@@ -65,6 +67,7 @@ pub async fn read(
         room: Some(room),
     };
     let reply = api::send(transport, endpoint, asked, call, None).await?;
+    let sent = sent.minus(reply.age);
     granted(asked, request, reply, sent, settings.refresh, token)
 }
 

@@ -7,7 +7,7 @@ use http_body_util::Full;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::connect;
-use super::transport::{Call, SendError};
+use super::transport::{Cache, Call, SendError};
 use crate::spec::Endpoint;
 
 /// RFC 3986: what may stand in a path segment as it is.
@@ -38,6 +38,7 @@ const QUERY: &AsciiSet = &NON_ALPHANUMERIC
 
 const X_VAULT_REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 const X_VAULT_TOKEN: HeaderName = HeaderName::from_static("x-vault-token");
+const X_CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 const X_VAULT_NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 
 pub fn of(
@@ -66,6 +67,11 @@ pub fn of(
     }
     if call.body.is_some() {
         request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    if call.cache == Cache::Bypassed {
+        // No other request has this value, so no cache has an answer to it. Servers pass it to their audit log.
+        let unique = HeaderValue::from(rand::random::<u64>());
+        request = request.header(X_CORRELATION_ID, unique);
     }
     let body = Full::new(Bytes::from(call.body.clone().unwrap_or_default()));
     request

@@ -8,7 +8,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONTENT_TYPE, HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
+use http::header::{AGE, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::uri::Scheme;
 use http::{Method, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -34,8 +34,22 @@ const CONNECTIONS: u32 = 3;
 const AGE_WHEN_DOWN: Duration = Duration::from_secs(1);
 const AGE_WHEN_UNCLEAR: Duration = Duration::from_secs(10);
 
+/// Whether a cache before the server may answer a call.
+///
+/// An Agent or Proxy with `cache {}` keeps every reply that has `auth` or a lease, renewals too, by the whole
+/// request with its headers (`computeIndexID` in `command/agentproxyshared/cache/lease_cache.go`). The second of
+/// two equal renewals then renews nothing, and what was revoked comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// It may: equal first logins and reads share a token and a lease.
+    Allowed,
+    /// The server itself must answer.
+    Bypassed,
+}
+
 /// One call.
 pub struct Call<'a> {
+    pub cache: Cache,
     pub method: Method,
     /// Below `/v1/`, not encoded.
     pub path: &'a str,
@@ -53,6 +67,8 @@ pub struct Call<'a> {
 pub struct Reply {
     pub status: u16,
     pub retry_after: Option<Duration>,
+    /// How long ago the server answered, where a cache gave its reply (`Age`).
+    pub age: Duration,
     /// Its media type in lower case, without parameters; nothing where it names none that could be one.
     pub content_type: Option<String>,
     pub body: SecretBytes,
@@ -319,12 +335,12 @@ async fn read(
     room: Option<&Room>,
 ) -> Result<Reply, SendError> {
     let status = response.status().as_u16();
-    let retry_after = response
-        .headers()
-        .get(RETRY_AFTER)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|seconds| seconds.trim().parse().ok())
-        .map(Duration::from_secs);
+    let seconds = |name: HeaderName| {
+        let text = response.headers().get(name)?.to_str().ok()?;
+        text.trim().parse().ok().map(Duration::from_secs)
+    };
+    let retry_after = seconds(RETRY_AFTER);
+    let age = seconds(AGE).unwrap_or_default();
     let content_type = response.headers().get(CONTENT_TYPE).and_then(media_type);
     let mut frames = Limited::new(response.into_body(), LARGEST_REPLY);
     // Told beforehand, it is never moved in memory, which would leave copies that are not wiped.
@@ -359,6 +375,7 @@ async fn read(
     Ok(Reply {
         status,
         retry_after,
+        age,
         content_type,
         body: SecretBytes::from(mem::take(&mut *body)),
     })
@@ -378,6 +395,7 @@ mod tests {
             tls: Tls::default(),
         };
         let call = Call {
+            cache: Cache::Allowed,
             method: Method::GET,
             path: "x",
             query: &[],

@@ -1,8 +1,9 @@
-//! A Vault Agent with `cache {}` in miniature: equal logins are answered with one token, equal reads under one
-//! token with one lease, until the token is revoked (`command/agentproxyshared/cache/lease_cache.go`).
+//! A Vault Agent with `cache {}` in miniature: whatever has `auth` or a lease is kept, renewals too, by the whole
+//! request with its headers, until its token is revoked through it (`command/agentproxyshared/cache/lease_cache.go`).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -16,14 +17,16 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// Method, path, token and body: what makes two requests equal.
-type Key = (String, String, String, Bytes);
+/// Method, path, headers and body: what makes two requests equal.
+type Key = (String, String, Vec<String>, Bytes);
+/// A reply, when it came, and the token it was asked for with.
+type Kept = (Bytes, Instant, String);
 
 #[derive(Clone)]
 struct Cache {
     server: String,
     client: Client<HttpConnector, Full<Bytes>>,
-    known: Arc<Mutex<HashMap<Key, Bytes>>>,
+    known: Arc<Mutex<HashMap<Key, Kept>>>,
 }
 
 /// A running one; it ends when dropped.
@@ -72,14 +75,23 @@ impl Cache {
         let path = parts.uri.path_and_query().unwrap().to_string();
         let token = parts.headers.get("x-vault-token");
         let token = token.map_or("", |token| token.to_str().unwrap()).to_owned();
+        let headers = parts.headers.iter();
+        let mut headers: Vec<_> = headers
+            .map(|(name, value)| format!("{name}: {}", String::from_utf8_lossy(value.as_bytes())))
+            .collect();
+        headers.sort();
         let key = (
             parts.method.to_string(),
             path.clone(),
-            token.clone(),
+            headers,
             body.clone(),
         );
-        if let Some(known) = self.known.lock().unwrap().get(&key) {
-            return Response::new(Full::new(known.clone()));
+        if let Some((known, since, _)) = self.known.lock().unwrap().get(&key) {
+            return Response::builder()
+                .header("x-cache", "HIT")
+                .header("age", since.elapsed().as_secs())
+                .body(Full::new(known.clone()))
+                .unwrap();
         }
         parts.uri = format!("{}{path}", self.server).parse().unwrap();
         let asked = Request::from_parts(parts, Full::new(body));
@@ -88,11 +100,11 @@ impl Cache {
         let reply: Value = serde_json::from_slice(&body).unwrap_or_default();
         let mut known = self.known.lock().unwrap();
         let is_leased = reply["lease_id"].as_str().is_some_and(|id| !id.is_empty());
-        if path.ends_with("/login") && answered.status.is_success() || is_leased {
-            known.insert(key, body.clone());
+        if answered.status.is_success() && (reply["auth"].is_object() || is_leased) {
+            known.insert(key, (body.clone(), Instant::now(), token.clone()));
         }
         if path.ends_with("/revoke-self") {
-            known.retain(|(_, _, of, _), reply| {
+            known.retain(|_, (reply, _, of)| {
                 let text = String::from_utf8_lossy(reply);
                 *of != token && !text.contains(&format!("\"{token}\""))
             });

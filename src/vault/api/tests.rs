@@ -8,6 +8,7 @@ fn reply(body: &str) -> Reply {
     Reply {
         status: 200,
         retry_after: None,
+        age: std::time::Duration::ZERO,
         content_type: None,
         body: crate::redacted::SecretBytes::from(body.as_bytes().to_vec()),
     }

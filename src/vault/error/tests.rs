@@ -5,6 +5,7 @@ fn told(call: &str, address: &str, status: u16) -> String {
     let reply = Reply {
         status,
         retry_after: None,
+        age: std::time::Duration::ZERO,
         content_type: None,
         body: SecretBytes::from(br#"{"errors":[]}"#.to_vec()),
     };

@@ -87,6 +87,7 @@ fn kept(recorded: &Recorded) -> Grant {
     let reply = Reply {
         status: 200,
         retry_after: None,
+        age: std::time::Duration::ZERO,
         content_type: None,
         body: SecretBytes::from(body.to_string().into_bytes()),
     };
