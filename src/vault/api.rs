@@ -103,10 +103,8 @@ pub async fn login(
         endpoint,
         asked,
         &typed,
-        None,
-        Some(timeout),
+        typed_call(None, timeout, cache),
         Some(jwt),
-        cache,
     )
     .await;
     // The request type keeps the token in a plain string: it is wiped here.
@@ -193,16 +191,13 @@ pub async fn renew_self(
         increment: Some("0".to_owned()),
     };
     let asked = asked("POST auth/token/renew-self", endpoint);
-    let patience = Some(patience);
     let reply = send_typed(
         transport,
         endpoint,
         asked,
         &typed,
-        Some(token),
-        patience,
+        typed_call(Some(token), patience, Cache::Bypassed),
         None,
-        Cache::Bypassed,
     )
     .await?;
     renewed_self(asked, &reply, sent)
@@ -278,16 +273,13 @@ pub async fn revoke_self(
 ) -> Result<(), VaultError> {
     let asked = asked("POST auth/token/revoke-self", endpoint);
     let typed = RevokeTokenSelfRequest {};
-    let patience = Some(patience);
     send_typed(
         transport,
         endpoint,
         asked,
         &typed,
-        Some(token),
-        patience,
+        typed_call(Some(token), patience, Cache::Bypassed),
         None,
-        Cache::Bypassed,
     )
     .await?;
     Ok(())
@@ -368,28 +360,35 @@ pub fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> C
     }
 }
 
+/// A call that vaultrs says the path and the body of.
+fn typed_call(token: Option<&Secret>, timeout: Duration, cache: Cache) -> Call<'_> {
+    Call {
+        cache,
+        method: Method::POST,
+        path: "",
+        query: &[],
+        body: None,
+        token,
+        patience: Some(timeout),
+        room: None,
+    }
+}
+
 async fn send_typed(
     transport: &Transport,
     endpoint: &Endpoint,
     asked: Asked<'_>,
     typed: &impl Typed,
-    token: Option<&Secret>,
-    patience: Option<Duration>,
+    call: Call<'_>,
     hidden: Option<&Secret>,
-    cache: Cache,
 ) -> Result<Reply, VaultError> {
     let unusable = |_| VaultError::new(Kind::Settings, asked, "the request cannot be written");
     let path = typed.path();
     let call = Call {
-        cache,
-        method: Method::POST,
         // vaultrs writes a tab before some of its paths.
         path: path.trim().trim_start_matches('/'),
-        query: &[],
         body: typed.body().map_err(unusable)?,
-        token,
-        patience,
-        room: None,
+        ..call
     };
     send(transport, endpoint, asked, call, hidden).await
 }
