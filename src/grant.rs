@@ -108,7 +108,8 @@ pub enum Keep {
 pub struct Grant {
     /// What was asked.
     pub request: Request,
-    /// The server's whole response body.
+    /// The server's response body, as far as a later Mount needs it; empty where it was not kept (see
+    /// [`Grant::without_body`]).
     pub body: SecretBytes,
     /// The body is no JSON but a file's content as it is (`pki/ca_chain`). Such a reply is a static read.
     pub raw: bool,
@@ -120,6 +121,25 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// Whether its content is there. An empty reply is refused when it is read, so an empty body is one that was
+    /// not kept: what it grants is still renewed and revoked, and the next Mount reads it anew.
+    #[must_use]
+    pub fn has_body(&self) -> bool {
+        !self.body.expose().is_empty()
+    }
+
+    /// The same grant without its content: for a node that has no memory left for it.
+    #[must_use]
+    pub fn without_body(&self) -> Self {
+        Self {
+            request: self.request.clone(),
+            body: SecretBytes::from(Vec::new()),
+            raw: self.raw,
+            keep: self.keep.clone(),
+            term: self.term,
+        }
+    }
+
     /// The lease's id, where there is a lease.
     #[must_use]
     pub fn lease_id(&self) -> Option<&str> {

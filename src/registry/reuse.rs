@@ -31,6 +31,9 @@ impl Volume {
             if !open(held.duty) || held.lost || held.care.due(poll, now) {
                 continue;
             }
+            if !held.grant.has_body() {
+                continue;
+            }
             let under = match held.grant.keep {
                 Keep::Lease { .. } => session.is_some_and(|(key, _)| *key == held.session),
                 // No lease hangs from the session: it outlives it, within the same authority.
