@@ -299,11 +299,7 @@ async fn bind_health(config: &Config) -> Result<Option<TcpListener>, BuildError>
 }
 
 fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, BuildError> {
-    match Journal::open(
-        &config.state_dir,
-        config.state_quota,
-        config.allow_disk_state_dir,
-    ) {
+    match Journal::open(&config.state_dir, config.allow_disk_state_dir) {
         Ok(journal) => Ok(journal),
         Err(fault @ OpenError::Locked { .. }) => Err(fault.into()),
         Err(fault) if config.state_dir_given => Err(fault.into()),
@@ -323,6 +319,7 @@ fn registry_settings(config: &Config) -> registry::Settings {
         in_flight: config.renew_concurrency,
         rate: config.renew_rate,
         look_up: config.lookup_interval,
+        quota: config.state_quota,
         ..registry::Settings::default()
     }
 }

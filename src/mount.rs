@@ -186,7 +186,7 @@ impl Mounter {
         if held.cut_short {
             // The driver repeats a call that our end has broken, twice, and then gives kubelet a code that is not
             // final: a Mount that kills us each time must be answered before.
-            return Err(undo(claim, MountError::CutShort.into()).await?);
+            return Err(undo(claim, spec, MountError::CutShort.into()).await?);
         }
         let polled = held.session.is_some();
         let room = self.parts.vault.room(&spec.pod.namespace);
@@ -204,13 +204,12 @@ impl Mounter {
         });
         let (files, replies) = match rendered {
             Ok(done) => done,
-            Err(failure) => return Err(undo(claim, failure).await?),
+            Err(failure) => return Err(undo(claim, spec, failure).await?),
         };
         let nothing_new = polled && replies.fresh.iter().all(is_static);
-        let kept = replies.by_request.into_values();
         let ending = Ending::Complete {
             session: replies.session,
-            grants: kept.filter(|grant| !is_static(grant)).collect(),
+            grants: kept(spec, replies.by_request.values()),
         };
         if !claim.end(ending).await? {
             return Err(MountError::Unmounted);
@@ -299,15 +298,24 @@ fn rendered(spec: &MountSpec, replies: &Replies) -> Result<Vec<File>, MountError
 }
 
 /// Hands over to the registry what a failed Mount holds at the server.
-async fn undo(claim: Claim, failure: Failure) -> Result<MountError, Closed> {
-    let fresh = failure.fresh.into_iter();
+async fn undo(claim: Claim, spec: &MountSpec, failure: Failure) -> Result<MountError, Closed> {
     claim
         .end(Ending::Failed {
             session: failure.session,
-            fresh: fresh.filter(|grant| !is_static(grant)).collect(),
+            fresh: kept(spec, failure.fresh.iter()),
         })
         .await?;
     Ok(failure.error)
+}
+
+/// What is kept of the replies for the next poll, which reads the static ones again.
+fn kept<'a>(
+    spec: &MountSpec,
+    grants: impl Iterator<Item = &'a Arc<Grant>>,
+) -> Vec<Arc<Grant>> {
+    let kept = grants.filter(|grant| !is_static(grant));
+    kept.map(|grant| render::needed(&spec.objects, grant))
+        .collect()
 }
 
 fn is_static(grant: &Arc<Grant>) -> bool {

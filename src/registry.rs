@@ -12,9 +12,11 @@ mod ends;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod journal;
+mod kept;
 mod lane;
 mod lanes;
 pub mod notice;
+mod quota;
 mod record;
 mod reuse;
 mod shared;
@@ -63,6 +65,9 @@ pub struct Settings {
     pub look_up: Duration,
     /// How long after its pod's grace period a volume is given up whose path we cannot see.
     pub unseen: Duration,
+    /// Room for what is kept of mounted volumes, in bytes, in memory and in the journal alike. Replies take half of
+    /// it at the most, shared between namespaces.
+    pub quota: usize,
 }
 
 impl Default for Settings {
@@ -76,6 +81,7 @@ impl Default for Settings {
             rate: 50,
             look_up: Duration::from_secs(600),
             unseen: Duration::from_secs(60),
+            quota: 64 * 1024 * 1024,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Bytes follow hashicorp/vault-csi-provider 1.7 (`internal/provider/provider.go`).
 
 mod gojson;
+mod needed;
 mod raw;
 
 use aws_lc_rs::hmac;
@@ -14,6 +15,7 @@ use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
 use self::gojson::{Fields, Unreadable};
+pub use self::needed::needed;
 use crate::grant::Grant;
 use crate::redacted::SecretBytes;
 use crate::spec::{Encoding, Object, Request, Selector};
@@ -292,6 +294,7 @@ mod tests {
         let grant = Grant {
             request: object.request.clone(),
             body: SecretBytes::from(body.as_bytes().to_vec()),
+            keys: None,
             raw: false,
             keep: Keep::Static,
             term: Term {

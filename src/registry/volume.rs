@@ -235,7 +235,7 @@ impl Volume {
         if self
             .grants
             .values()
-            .any(|held| Arc::ptr_eq(&held.grant, grant))
+            .any(|held| held.grant.is_same(grant))
         {
             return;
         }
@@ -296,7 +296,7 @@ impl Volume {
         }
         let mut replaced = Vec::new();
         for held in self.grants.values_mut() {
-            if grants.iter().any(|used| Arc::ptr_eq(used, &held.grant)) {
+            if grants.iter().any(|used| used.is_same(&held.grant)) {
                 held.session = session;
             } else if held.duty == Duty::Open {
                 held.duty = draining;

@@ -11,11 +11,11 @@ use tokio::task::JoinSet;
 use tracing::{error, info};
 
 use super::agenda::{Agenda, Task, VolumeKey};
-use super::journal::{Journal, Writer};
+use super::journal::{Found, Journal, Writer};
+use super::kept::KeptReplies;
 use super::lane::Lane;
 use super::lanes::Finished;
 use super::notice::Notices;
-use super::record::Record;
 use super::shared::Uses;
 use super::telling;
 use super::volume::{Stage, Volume};
@@ -48,7 +48,8 @@ pub(super) struct Worker {
     pub(super) uses: Uses,
     /// When the metrics that look at every volume were made last.
     pub(super) surveyed_at: Option<Moment>,
-    journal: Option<Writer>,
+    pub(super) kept: KeptReplies,
+    pub(super) journal: Option<Writer>,
     written: Option<BoxFuture<'static, ()>>,
 }
 
@@ -62,8 +63,7 @@ impl Worker {
         notices: Notices,
         look: mpsc::UnboundedSender<VolumeId>,
     ) -> Self {
-        let replayed = journal.replay(clock.now(), &metrics).volumes;
-        let (writer, written) = journal.writer(metrics.clone());
+        let (replayed, writer, written) = journal.start(clock.now(), &metrics);
         let mut worker = Self {
             settings,
             keeper,
@@ -80,6 +80,7 @@ impl Worker {
             jobs: JoinSet::new(),
             lanes: HashMap::new(),
             uses: Uses::default(),
+            kept: KeptReplies::new(settings.quota),
             journal: Some(writer),
             written: Some(Box::pin(written)),
         };
@@ -91,7 +92,7 @@ impl Worker {
         let Some(written) = self.written.take() else {
             return;
         };
-        let writing = tokio::spawn(written);
+        let mut writing = tokio::spawn(written);
         let stopped = loop {
             self.start_due();
             self.pump_resumed();
@@ -105,6 +106,11 @@ impl Worker {
                 },
                 Some(finished) = self.jobs.join_next() => self.finished(finished),
                 () = tokio::time::sleep(pause) => {}
+                _ = &mut writing => {
+                    // Going on would lose what is issued from now on: a new process starts from what was written.
+                    error!("the journal's writer has ended");
+                    return;
+                }
             }
         };
         // Attempts under way are cut off: a renewal whose answer is lost has only made the journal
@@ -120,10 +126,17 @@ impl Worker {
     }
 
     /// Takes over what the journal held: renewals spread out, paths looked at now.
-    fn resume(&mut self, volumes: Vec<Volume>) {
+    fn resume(&mut self, volumes: impl Iterator<Item = Found>) {
         let now = self.clock.now();
-        let count = volumes.len();
-        for mut volume in volumes {
+        let mut count = 0;
+        for Found {
+            mut volume,
+            record,
+            outdated,
+            ..
+        } in volumes
+        {
+            count += 1;
             let poll = volume.polls.interval(self.settings.poll);
             volume.resume(poll, self.settings.park, now);
             let used = volume.sessions.keys().chain(volume.grants.keys()).max();
@@ -141,6 +154,7 @@ impl Worker {
             } else {
                 self.plan(key);
             }
+            self.keep_found(key, record, outdated);
         }
         if count > 0 {
             info!(volumes = count, "journal replayed: renewals go on");
@@ -303,21 +317,10 @@ impl Worker {
     pub(super) fn changed(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
         self.note_uses(key);
         self.plan(key);
-        let (Some(volume), Some(journal)) = (self.volumes.get(&key), &self.journal) else {
+        self.keep(key, done);
+        let Some(volume) = self.volumes.get(&key) else {
             return;
         };
-        let record = if volume.sessions.is_empty() && volume.grants.is_empty() {
-            Ok(None)
-        } else {
-            Record::of(volume, journal.has_room()).encode().map(Some)
-        };
-        match record {
-            Ok(bytes) => journal.put(&volume.id, bytes, done),
-            Err(error) => {
-                self.metrics.journal_error("encode");
-                error!(volume = %volume.id, line = error.line(), "a volume could not be journalled: a restart now would forget its last change");
-            }
-        }
         if volume.is_empty() {
             self.keys.remove(&volume.id);
             self.volumes.remove(&key);

@@ -92,6 +92,7 @@ pub fn granted(
             },
             keep: Keep::Static,
             body: reply.body,
+            keys: None,
             raw: true,
         });
     }
@@ -135,6 +136,7 @@ pub fn granted(
         term: Term { sent, granted },
         keep,
         body: reply.body,
+        keys: None,
         raw: false,
     })
 }
