@@ -18,9 +18,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use tracing::{error, info, warn};
 
 use crate::admin::{self, Pending, Readiness};
+use crate::blocking::BlockingPool;
 use crate::clock::{BootClock, Clock};
 use crate::config::{Config, TokenRequest};
 use crate::events;
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::missing::{self, Missing};
 use crate::mount::{Mounter, Parts};
@@ -113,7 +115,9 @@ impl App {
         // Before the registry starts: a second daemon must not renew what the first one holds.
         let socket = Socket::bind(&config.endpoint).await?;
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let vault = Vault::new(vault_settings(&config), Arc::clone(&clock), metrics.clone());
+        let processor = BlockingPool::for_processor();
+        let settings = vault_settings(&config, &processor);
+        let vault = Vault::new(settings, Arc::clone(&clock), metrics.clone());
         let keeper = Arc::new(vault.clone());
         let settings = registry_settings(&config);
         let (notices, noticed) = Notices::channel(metrics.clone());
@@ -160,6 +164,9 @@ impl App {
             sight: sight.clone(),
             minter,
             retry_for: config.mount_retry_timeout,
+            timeout: config.mount_timeout,
+            memory: MemoryBudget::default(),
+            processor,
         });
         Ok(Self {
             config,
@@ -327,7 +334,7 @@ fn registry_settings(config: &Config) -> registry::Settings {
     }
 }
 
-fn vault_settings(config: &Config) -> vault::Settings {
+fn vault_settings(config: &Config, processor: &BlockingPool) -> vault::Settings {
     let usual = vault::Settings::default();
     vault::Settings {
         request_timeout: config.client_timeout.unwrap_or(usual.request_timeout),
@@ -339,6 +346,7 @@ fn vault_settings(config: &Config) -> vault::Settings {
             addresses: config.policy.addresses.clone(),
         },
         max_connection_age: config.max_connection_age,
+        processor: processor.clone(),
         ..usual
     }
 }

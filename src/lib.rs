@@ -25,6 +25,7 @@
 //! | [`missing`] | what the installation does not give us, and the manifest lines that would |
 //! | [`grant`] | what the server gave, when it is renewed, and through which door |
 //! | [`spec`] | what was asked |
+//! | [`memory`], [`blocking`] | what Mounts take of the node's memory, and of its threads |
 //! | [`proxy`] | which proxy stands before an address |
 //! | [`metrics`], [`clock`], [`redacted`] | counters, time, secrets that cannot be printed |
 //! | `fuzzing` | what must hold of foreign bytes; built for tests and fuzzing alone |
@@ -32,6 +33,7 @@
 pub mod addresses;
 pub mod admin;
 pub mod app;
+pub mod blocking;
 pub mod check;
 pub mod clock;
 pub mod config;
@@ -39,6 +41,7 @@ pub mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod grant;
+pub mod memory;
 pub mod metrics;
 pub mod missing;
 pub mod mount;

@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::grant::{Grant, LeaseKeeper, Session};
@@ -126,6 +127,8 @@ pub struct Held {
     pub session: Option<Arc<Session>>,
     /// The replies that need not be fetched again.
     pub grants: HashMap<Request, Arc<Grant>>,
+    /// Cancelled when the volume is released while the Mount is under way: nobody will see what it still reads.
+    pub ended: CancellationToken,
 }
 
 pub(crate) enum Message {
@@ -147,6 +150,11 @@ pub(crate) enum Message {
         volume: VolumeId,
         session: String,
         grants: Vec<Arc<Grant>>,
+    },
+    Late {
+        volume: VolumeId,
+        session: String,
+        grant: Arc<Grant>,
     },
     End {
         volume: VolumeId,
@@ -241,6 +249,16 @@ impl Registry {
     /// seen, its volumes end `grace` (plus a margin) from now.
     pub fn pod_gone(&self, uid: String, grace: Duration) {
         self.tell(Message::PodGone { uid, grace });
+    }
+
+    /// A reply came after its Mount had been given up: its lease is revoked.
+    pub fn late(&self, volume: VolumeId, session: String, grant: Grant) {
+        let grant = Arc::new(grant.without_body());
+        self.tell(Message::Late {
+            volume,
+            session,
+            grant,
+        });
     }
 
     /// Writes everything down and ends the worker. Revokes nothing: a shutdown is no unmount.

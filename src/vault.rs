@@ -19,7 +19,6 @@ mod raw;
 mod read;
 mod redirect;
 mod request;
-mod room;
 mod tls;
 mod transport;
 
@@ -32,15 +31,16 @@ use tracing::warn;
 use self::breaker::{Breakers, Sign};
 use self::gates::Gates;
 use self::pools::Pools;
-use self::room::Rooms;
 
 pub use self::error::{VaultError, VaultErrorKind};
+pub use self::read::Read;
 pub use self::redirect::Redirects;
-pub use self::room::Room;
 pub use self::transport::Cache;
 use self::transport::Transport;
+use crate::blocking::BlockingPool;
 use crate::clock::{Clock, Moment};
-use crate::grant::{Grant, KeepError, LeaseKeeper, Renewal, Revoked, Session, Term};
+use crate::grant::{KeepError, LeaseKeeper, Renewal, Revoked, Session, Term};
+use crate::memory::MountMemory;
 use crate::metrics::Metrics;
 use crate::proxy::Proxies;
 use crate::redacted::Secret;
@@ -71,6 +71,8 @@ pub struct Settings {
     pub max_connection_age: Duration,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
+    /// Where large replies are parsed.
+    pub processor: BlockingPool,
 }
 
 impl Default for Settings {
@@ -86,6 +88,7 @@ impl Default for Settings {
             redirects: Redirects::default(),
             max_connection_age: Duration::from_secs(120),
             refresh: Duration::from_secs(3600),
+            processor: BlockingPool::for_processor(),
         }
     }
 }
@@ -113,8 +116,6 @@ struct Inner {
     breakers: Breakers,
     /// The places for Mounts' calls.
     gates: Gates,
-    /// The memory for what they read.
-    rooms: Arc<Rooms>,
 }
 
 impl Vault {
@@ -133,7 +134,6 @@ impl Vault {
                 ),
             ),
             gates: Gates::new(settings.mounts_in_flight),
-            rooms: Rooms::new(),
             settings,
             clock,
             metrics,
@@ -195,13 +195,6 @@ impl Vault {
         })
     }
 
-    /// The room for what one Mount reads, of a pod in this namespace. It is the Mount's to keep until its
-    /// answer is on the wire.
-    #[must_use]
-    pub fn room(&self, namespace: &str) -> Arc<Room> {
-        self.0.rooms.of(namespace)
-    }
-
     /// Reads once, under a session.
     ///
     /// # Errors
@@ -210,9 +203,9 @@ impl Vault {
         &self,
         session: &Session,
         request: &Request,
-        room: &Room,
+        memory: &MountMemory,
         cache: Cache,
-    ) -> Result<Grant, VaultError> {
+    ) -> Result<Read, VaultError> {
         let endpoint = &session.endpoint;
         let tenant = tenant(&session.service_account);
         let gates = &self.0.gates;
@@ -222,7 +215,7 @@ impl Vault {
             &self.0.transport,
             session,
             request,
-            room,
+            memory,
             self.0.clock.now(),
             &self.0.settings,
             cache,

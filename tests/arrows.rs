@@ -20,6 +20,8 @@ const PLAN: &[(&str, &[&str])] = &[
     ("spec", &[]),
     ("proxy", &[]),
     ("pattern", &[]),
+    ("memory", &[]),
+    ("blocking", &[]),
     // One rule for `policy` (what a class may name) and `vault` (where a redirect may lead).
     ("addresses", &["pattern"]),
     ("grant", &["clock", "redacted", "spec"]),
@@ -29,8 +31,10 @@ const PLAN: &[(&str, &[&str])] = &[
         "vault",
         &[
             "addresses",
+            "blocking",
             "clock",
             "grant",
+            "memory",
             "metrics",
             "proxy",
             "redacted",
@@ -57,9 +61,12 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "mount",
         &[
+            "blocking",
             "grant",
+            "memory",
             "params",
             "paths",
+            "redacted",
             "registry",
             "render",
             "service_account",
@@ -71,7 +78,7 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "provider",
         &[
-            "metrics", "mount", "params", "policy", "render", "spec", "vault",
+            "memory", "metrics", "mount", "params", "policy", "render", "spec", "vault",
         ],
     ),
     ("check", &["params", "spec"]),
@@ -91,9 +98,11 @@ const PLAN: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin",
+            "blocking",
             "clock",
             "config",
             "events",
+            "memory",
             "metrics",
             "missing",
             "mount",

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::agenda::{Agenda, Task, VolumeKey};
@@ -39,6 +40,8 @@ pub(super) struct Worker {
     pub(super) look: mpsc::UnboundedSender<VolumeId>,
     pub(super) volumes: BTreeMap<VolumeKey, Volume>,
     keys: HashMap<VolumeId, VolumeKey>,
+    /// Tells the Mounts under way that their volume has been released.
+    pub(super) mounts: HashMap<VolumeKey, CancellationToken>,
     next_key: u64,
     agenda: Agenda,
     /// What stands in the agenda for each volume, to be struck out when the volume changes.
@@ -74,6 +77,7 @@ impl Worker {
             surveyed_at: None,
             volumes: BTreeMap::new(),
             keys: HashMap::new(),
+            mounts: HashMap::new(),
             next_key: 0,
             agenda: Agenda::default(),
             planned: HashMap::new(),
@@ -164,6 +168,11 @@ impl Worker {
                 session,
                 grants,
             } => self.discard(&volume, &session, &grants),
+            Message::Late {
+                volume,
+                session,
+                grant,
+            } => self.late(&volume, &session, &grant),
             Message::End {
                 volume,
                 ending,
@@ -214,6 +223,7 @@ impl Worker {
             cut_short,
             ..volume.held_for(spec, poll, now)
         };
+        self.mounts.insert(key, held.ended.clone());
         self.changed(key, None);
         held
     }
@@ -248,6 +258,18 @@ impl Worker {
             }
             volume.discard(item, now);
             self.next_key = next_key;
+            self.changed(key, None);
+        }
+    }
+
+    /// A volume or a session that is gone has taken its leases along.
+    fn late(&mut self, id: &VolumeId, session: &str, grant: &Arc<Grant>) {
+        let (item, now) = (self.new_key(), self.clock.now());
+        if let Some((key, volume)) = self.volume(id)
+            && let Some(owner) = volume.session_key(session)
+        {
+            info!(volume = %id, path = grant.request.path, "a reply came after its mount had been given up: its lease is revoked");
+            volume.add_late(item, owner, grant, now);
             self.changed(key, None);
         }
     }
@@ -296,6 +318,7 @@ impl Worker {
             _ => volume.release(now),
         }
         self.next_key = next_key;
+        self.mounts.remove(&key);
         self.changed(key, done);
     }
 

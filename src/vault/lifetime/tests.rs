@@ -90,6 +90,7 @@ fn kept(recorded: &Recorded) -> Grant {
         age: std::time::Duration::ZERO,
         content_type: None,
         body: SecretBytes::from(body.to_string().into_bytes()),
+        memory: None,
     };
     let asked = Asked {
         call: "read",
