@@ -188,10 +188,7 @@ impl Vault {
             policies: given.policies,
             renewable: given.renewable,
             counted: given.uses > 0,
-            term: Term {
-                sent: sent.minus(given.age),
-                granted: given.granted,
-            },
+            term: Term::aged(sent, given.age, given.granted),
         })
     }
 

@@ -65,7 +65,7 @@ impl Care {
             attempt_at: None,
             busy: false,
             warned: false,
-            seen_alive_at: life.term.sent,
+            seen_alive_at: life.term.sent(),
             look_ups: LookUps::default(),
         }
     }
@@ -131,7 +131,7 @@ impl Care {
         self.attempt_at = None;
         if let Some(renewal) = renewal {
             self.life.renewed(&renewal);
-            self.seen_alive(renewal.term.sent);
+            self.seen_alive(renewal.term.sent());
             self.jitter = rand::random();
         }
     }
@@ -184,6 +184,7 @@ impl Care {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Polls {
     pub last: Option<Moment>,
+    #[serde(deserialize_with = "crate::clock::foreign::spans")]
     gaps: VecDeque<Duration>,
 }
 

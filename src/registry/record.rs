@@ -153,7 +153,7 @@ impl Record {
                 term
             } else {
                 // When it was granted is unknown: at the latest it ends its whole term from now.
-                Term { sent: now, ..term }
+                Term::new(now, term.granted())
             }
         };
         let care = |mut life: Life| {

@@ -29,7 +29,7 @@ impl Worker {
                 let end = care.life.term.end().filter(|_| care.ends());
                 nearest = nearest.into_iter().chain(end).min();
                 if let Some(at) = care.life.renew_at(poll, care.jitter) {
-                    demand += 1.0 / at.since(care.life.term.sent).as_secs_f64().max(0.5);
+                    demand += 1.0 / at.since(care.life.term.sent()).as_secs_f64().max(0.5);
                 }
             }
         }

@@ -72,7 +72,7 @@ pub fn too_short(volume: &Volume, poll: Duration, notices: &Notices) {
     let cares = volume.open_cares();
     for care in cares.filter(|care| care.life.too_short_for(poll)) {
         let kind = noun(care.life.nature);
-        let (ttl_seconds, poll_seconds) = (care.life.term.granted.as_secs(), poll.as_secs());
+        let (ttl_seconds, poll_seconds) = (care.life.term.granted().as_secs(), poll.as_secs());
         warn!(
             volume = %volume.id,
             pod = volume.pod.name,

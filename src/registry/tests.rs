@@ -67,7 +67,7 @@ impl Server {
             Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
                 let sent = self.clock.now();
                 let granted = self.term.min(self.last.since(sent));
-                let term = Term { sent, granted };
+                let term = Term::new(sent, granted);
                 Ok(Renewal {
                     term,
                     renewable: true,
@@ -306,10 +306,7 @@ impl Node {
     }
 
     fn term(&self) -> Term {
-        Term {
-            sent: self.clock.now(),
-            granted: self.server.term,
-        }
+        Term::new(self.clock.now(), self.server.term)
     }
 
     fn login(&self) -> Arc<Session> {

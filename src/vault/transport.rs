@@ -337,7 +337,8 @@ async fn read(
     let status = response.status().as_u16();
     let seconds = |name: HeaderName| {
         let text = response.headers().get(name)?.to_str().ok()?;
-        text.trim().parse().ok().map(Duration::from_secs)
+        let span = text.trim().parse().ok().map(Duration::from_secs);
+        span.map(crate::clock::clamped)
     };
     let retry_after = seconds(RETRY_AFTER);
     let age = seconds(AGE).unwrap_or_default();

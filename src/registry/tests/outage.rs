@@ -52,7 +52,7 @@ async fn after_an_outage_the_earliest_end_comes_first() {
         let (claim, _) = node.registry.begin(Arc::clone(&spec), true).await.unwrap();
         let mut session = Arc::into_inner(node.login()).unwrap();
         session.id = format!("{minutes}");
-        session.term.granted = Duration::from_secs(minutes * 60);
+        session.term = Term::new(session.term.sent(), Duration::from_secs(minutes * 60));
         ends.push(session.term.end().unwrap());
         let session = Arc::new(session);
         claim.hold(Arc::clone(&session)).await.unwrap();
