@@ -33,6 +33,7 @@ struct Inner {
     releases: Counters,
     missed: Counters,
     journal_errors: Counters,
+    quarantined: Counter,
     degraded: Family<Labels, Gauge>,
     degradations: Mutex<BTreeSet<String>>,
     breakers: Family<Labels, Gauge>,
@@ -103,6 +104,7 @@ impl Metrics {
             ),
             events: counters(&mut registry, "events", "Events on pods, by outcome"),
             rotations: Counter::default(),
+            quarantined: Counter::default(),
             degraded: Family::default(),
             degradations: Mutex::default(),
             breakers: Family::default(),
@@ -170,6 +172,11 @@ impl Metrics {
     pub fn journal_error(&self, step: &str) {
         let labels = vec![("step", step.to_owned())];
         self.0.journal_errors.get_or_create(&labels).inc();
+    }
+
+    /// A volume's state broke the daemon and was set aside.
+    pub fn quarantined(&self) {
+        self.0.quarantined.inc();
     }
 
     /// Something that the daemon could do is missing, or is there again.
@@ -271,6 +278,11 @@ impl Inner {
             "rotations",
             "Polls that have replaced credentials of a volume",
             self.rotations.clone(),
+        );
+        self.registry.register(
+            "quarantined",
+            "Volumes whose state broke the daemon and was set aside",
+            self.quarantined.clone(),
         );
         self.registry.register(
             "alive",

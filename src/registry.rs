@@ -5,20 +5,23 @@
 //! and ends it with what it read. What is in the registry is renewed until its volume goes, and then
 //! revoked; the [`journal`] carries it over our own restarts.
 
-mod agenda;
 mod care;
-mod due;
+mod deadline_queue;
 mod ends;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod guard;
+pub mod heartbeat;
 pub mod journal;
 mod lane;
 mod lanes;
 pub mod notice;
 mod record;
 mod reuse;
+mod schedule;
 mod shared;
 mod survey;
+mod task;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -36,6 +39,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::grant::{Grant, LeaseKeeper, Session};
 use crate::metrics::Metrics;
+use crate::registry::heartbeat::Heartbeat;
 use crate::registry::journal::Journal;
 use crate::registry::notice::Notices;
 use crate::registry::worker::Worker;
@@ -178,6 +182,7 @@ pub(crate) enum Message {
 #[derive(Clone)]
 pub struct Registry {
     messages: mpsc::UnboundedSender<Message>,
+    heartbeat: Heartbeat,
 }
 
 impl Registry {
@@ -198,7 +203,18 @@ impl Registry {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (look, looks) = mpsc::unbounded_channel();
         let worker = Worker::new(settings, keeper, clock, journal, metrics, notices, look);
-        (Self { messages }, looks, worker.run(inbox))
+        let heartbeat = worker.heartbeat.clone();
+        let registry = Self {
+            messages,
+            heartbeat,
+        };
+        (registry, looks, worker.run(inbox))
+    }
+
+    /// Shows whether the worker turns.
+    #[must_use]
+    pub const fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     /// A Mount of a volume begins. `seen` says whether its target path was seen just now.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::agenda::Task;
+use super::task::Task;
 use crate::clock::Moment;
 
 /// As many calls may start at one moment before the rate holds the next ones back.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 
-use super::agenda::{ItemKey, Task};
 use super::lane::Lane;
+use super::task::{ItemKey, Task};
 use super::upkeep::{self, Outcome};
 use super::worker::Worker;
 use crate::clock::Moment;
@@ -27,6 +27,7 @@ impl Worker {
     /// Lets a task wait for its turn at its address.
     pub fn queue(&mut self, task: Task, item: ItemKey) {
         let Some((address, end)) = self.where_and_until(task, item) else {
+            self.forgo(task);
             return;
         };
         let (rate, now) = (self.settings.rate, self.clock.now());
@@ -105,8 +106,8 @@ impl Worker {
             // It may have been done, or become pointless, while it waited.
             let (end, task) = first;
             lane.queue(task).waiting.remove(&first);
-            let tasks = self.tasks(task.volume());
-            if !tasks.iter().any(|(due, at)| *due == task && *at <= now) {
+            if !self.wants(task) {
+                self.forgo(task);
                 continue;
             }
             let Some(lane) = self.lanes.get_mut(address) else {
@@ -131,6 +132,7 @@ impl Worker {
 
     fn start(&mut self, address: &str, task: Task) {
         let Some(attempt) = self.attempt(task) else {
+            self.forgo(task);
             return;
         };
         if let Some(lane) = self.lanes.get_mut(address) {
@@ -142,7 +144,6 @@ impl Worker {
             let outcome = tokio::spawn(attempt).await.unwrap_or(Outcome::Broken);
             (task, address, outcome)
         });
-        self.plan(task.volume());
     }
 
     fn attempt(&mut self, task: Task) -> Option<BoxFuture<'static, Outcome>> {
@@ -152,7 +153,6 @@ impl Worker {
         Some(match task {
             Task::RenewSession(_, item) => {
                 let held = volume.sessions.get_mut(&item)?;
-                held.care.busy = true;
                 let patience = patience(held.care.life.term, now);
                 let session = Arc::clone(&held.session);
                 Box::pin(
@@ -161,7 +161,6 @@ impl Worker {
             }
             Task::RevokeSession(_, item) => {
                 let held = volume.sessions.get_mut(&item)?;
-                held.care.busy = true;
                 let session = Arc::clone(&held.session);
                 Box::pin(async move {
                     Outcome::Revoked(keeper.revoke_session(session, LONGEST_PATIENCE).await)
@@ -171,7 +170,6 @@ impl Worker {
                 let held = volume.grants.get_mut(&item)?;
                 let session = Arc::clone(&volume.sessions.get(&held.session)?.session);
                 let lease = held.grant.lease_id()?.to_owned();
-                held.care.busy = true;
                 if matches!(task, Task::RenewLease(..)) {
                     let patience = patience(held.care.life.term, now);
                     Box::pin(async move {
@@ -187,7 +185,6 @@ impl Worker {
             }
             Task::LookUpSession(_, item) => {
                 let held = volume.sessions.get_mut(&item)?;
-                held.care.busy = true;
                 let session = Arc::clone(&held.session);
                 Box::pin(async move {
                     Outcome::LookedUp(keeper.look_up_session(session, LONGEST_PATIENCE).await)
@@ -197,13 +194,11 @@ impl Worker {
                 let held = volume.grants.get_mut(&item)?;
                 let session = Arc::clone(&volume.sessions.get(&held.session)?.session);
                 let lease = held.grant.lease_id()?.to_owned();
-                held.care.busy = true;
                 Box::pin(async move {
                     let answer = keeper.look_up_lease(session, lease, LONGEST_PATIENCE);
                     Outcome::LookedUp(answer.await)
                 })
             }
-            Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) | Task::Warn(_) => return None,
         })
     }
 
@@ -218,24 +213,19 @@ impl Worker {
         }
         let now = self.clock.now();
         let key = task.volume();
-        if let Some(volume) = self.volumes.get_mut(&key) {
-            // A thing that was found as it should be is no news for the journal.
-            let unchanged = matches!(outcome, Outcome::LookedUp(Ok(())));
-            let every = self.settings.look_up;
-            upkeep::apply(
-                volume,
-                task,
-                outcome,
-                every,
-                now,
-                &self.metrics,
-                &self.notices,
-            );
-            if unchanged {
-                self.plan(key);
-            } else {
-                self.changed(key, None);
+        // A thing that was found as it should be is no news for the journal.
+        let unchanged = matches!(outcome, Outcome::LookedUp(Ok(())));
+        self.guarded(key, |worker| {
+            let every = worker.settings.look_up;
+            if let Some(volume) = worker.volumes.get_mut(&key) {
+                let (metrics, notices) = (&worker.metrics, &worker.notices);
+                upkeep::apply(volume, task, outcome, every, now, metrics, notices);
             }
+        });
+        if unchanged {
+            self.settle(key);
+        } else {
+            self.changed(key, None);
         }
         self.pump(&address);
     }

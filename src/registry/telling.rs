@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::notice::{NoticeKind, Notices};
 use super::volume::Volume;
@@ -37,6 +37,16 @@ pub fn ended(volume: &Volume, missed: &[Nature], metrics: &Metrics, notices: &No
             volume.class
         );
         notices.tell(volume, NoticeKind::Expired, text);
+    }
+}
+
+/// Says why a volume has ended, and what becomes of its credentials.
+pub fn released(volume: &Volume, expires: bool, why: &str) {
+    let (pod, namespace) = (volume.pod.name.as_str(), volume.pod.namespace.as_str());
+    if expires {
+        info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are left to expire, as the class says (onUnmount: expire)");
+    } else {
+        info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are revoked");
     }
 }
 
