@@ -181,52 +181,55 @@ fn failures() -> [(&'static str, Action); 5] {
 
 #[tokio::test]
 async fn what_one_tenant_meets_at_a_backend_stops_nobody_else() {
-    for (what, failure) in failures() {
-        let world = World::with(Setup {
-            database: json!({ "default_ttl": "12s" }),
-            ..Setup::default()
-        })
-        .await;
-        open_to_all(&world).await;
-        let kept = volume(&world, "shop", "kept");
-        world.mount(&kept, &class(DATABASE)).await;
-        let credential = (kept.text("username"), kept.text("password"));
-        let fault = Fault::at("database/creds/greedy", failure);
-        world.vault.faults().push(fault);
-        let greedy = class(&reads("database/creds/greedy", 1));
-        for round in 0..3 {
-            let mut under_way = UnderWay::new();
-            for pod in 0..5 {
-                let volume = volume(&world, "greedy", &format!("greedy-{round}-{pod}"));
-                begin(&world, &mut under_way, &volume, &greedy);
-            }
-            while let Some(mounted) = under_way.join_next().await {
-                assert!(mounted.unwrap().is_err(), "{what}");
-            }
-            // The same server, the same backend, another namespace; and what the namespace has elsewhere.
-            let mut others = UnderWay::new();
-            let other = volume(&world, "shop", &format!("other-{round}"));
-            begin(&world, &mut others, &other, &class(DATABASE));
-            let elsewhere = volume(&world, "greedy", &format!("elsewhere-{round}"));
-            begin(&world, &mut others, &elsewhere, &class(KV));
-            while let Some(mounted) = others.join_next().await {
-                assert!(mounted.unwrap().is_ok(), "{what}: {}", world.log());
-            }
+    let runs = failures().map(|(what, failure)| stops_nobody_else(what, failure));
+    futures::future::join_all(runs).await;
+}
+
+async fn stops_nobody_else(what: &str, failure: Action) {
+    let world = World::with(Setup {
+        database: json!({ "default_ttl": "12s" }),
+        ..Setup::default()
+    })
+    .await;
+    open_to_all(&world).await;
+    let kept = volume(&world, "shop", "kept");
+    world.mount(&kept, &class(DATABASE)).await;
+    let credential = (kept.text("username"), kept.text("password"));
+    let fault = Fault::at("database/creds/greedy", failure);
+    world.vault.faults().push(fault);
+    let greedy = class(&reads("database/creds/greedy", 1));
+    for round in 0..3 {
+        let mut under_way = UnderWay::new();
+        for pod in 0..5 {
+            let volume = volume(&world, "greedy", &format!("greedy-{round}-{pod}"));
+            begin(&world, &mut under_way, &volume, &greedy);
         }
-        // Two terms pass: it was renewed.
-        tokio::time::sleep(Duration::from_secs(13)).await;
-        let (user, password) = &credential;
-        assert!(
-            world.vault.verify_user(user, password),
-            "{what}: {}",
-            world.log()
-        );
-        let metrics = world.daemon.as_ref().unwrap().get("/metrics").await;
-        assert!(
-            !metrics.unwrap().contains("leasehold_breaker_open{"),
-            "{what}"
-        );
+        while let Some(mounted) = under_way.join_next().await {
+            assert!(mounted.unwrap().is_err(), "{what}");
+        }
+        // The same server, the same backend, another namespace; and what the namespace has elsewhere.
+        let mut others = UnderWay::new();
+        let other = volume(&world, "shop", &format!("other-{round}"));
+        begin(&world, &mut others, &other, &class(DATABASE));
+        let elsewhere = volume(&world, "greedy", &format!("elsewhere-{round}"));
+        begin(&world, &mut others, &elsewhere, &class(KV));
+        while let Some(mounted) = others.join_next().await {
+            assert!(mounted.unwrap().is_ok(), "{what}: {}", world.log());
+        }
     }
+    // Two terms pass: it was renewed.
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    let (user, password) = &credential;
+    assert!(
+        world.vault.verify_user(user, password),
+        "{what}: {}",
+        world.log()
+    );
+    let metrics = world.daemon.as_ref().unwrap().get("/metrics").await;
+    assert!(
+        !metrics.unwrap().contains("leasehold_breaker_open{"),
+        "{what}"
+    );
 }
 
 #[tokio::test]
