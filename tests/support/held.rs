@@ -209,9 +209,6 @@ fn session(id: &str, spec: &MountSpec) -> Session {
         policies: vec!["default".to_owned()],
         renewable: false,
         counted: false,
-        term: Term {
-            sent: Moment::from_boot(Duration::ZERO),
-            granted: Duration::ZERO,
-        },
+        term: Term::endless(Moment::from_boot(Duration::ZERO)),
     }
 }

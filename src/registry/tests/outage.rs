@@ -1,7 +1,5 @@
 //! Many volumes, a server that is away, and polls that stay out.
 
-use std::collections::BTreeMap;
-
 use super::*;
 
 #[tokio::test(start_paused = true)]
