@@ -83,6 +83,8 @@ impl Clock for JumpClock {
 pub enum Temper {
     Well,
     Away,
+    /// Nobody is let through to it: what is due waits in its queue.
+    Closed,
     Hangs,
     /// Its answers break the attempt.
     Breaks,
@@ -264,7 +266,7 @@ impl Keeper {
             };
             match temper {
                 Temper::Well => world.honest(&token, &deed),
-                Temper::Away => Err(away()),
+                Temper::Away | Temper::Closed => Err(away()),
                 Temper::Hangs => {
                     tokio::time::sleep(patience).await;
                     Err(away())
@@ -286,7 +288,9 @@ fn revoked(answer: Result<Renewal, KeepError>) -> Result<Revoked, KeepError> {
 
 impl LeaseKeeper for Keeper {
     fn admit(&self, _: &str, _: Moment) -> Result<(), Moment> {
-        Ok(())
+        let closed = self.0.books.lock().unwrap().temper == Temper::Closed;
+        let next = self.0.clock.now().plus(5 * SECOND);
+        if closed { Err(next) } else { Ok(()) }
     }
 
     fn renew_session(
