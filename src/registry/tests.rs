@@ -2,10 +2,13 @@
 
 mod ends;
 mod failing;
+mod histories;
 mod look_ups;
 mod mounts;
 mod outage;
+mod world;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
