@@ -1,6 +1,7 @@
 //! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
 
 mod ends;
+mod evidence;
 mod failing;
 mod histories;
 mod look_ups;
@@ -284,8 +285,13 @@ impl Node {
         });
         let metrics = Metrics::new();
         let (notices, told) = Notices::channel(metrics.clone());
+        // Nobody looks at paths here, or tells who is there.
+        let settings = Settings {
+            unattested: Duration::MAX,
+            ..Settings::default()
+        };
         let (registry, looks, worker) = Registry::start(
-            Settings::default(),
+            settings,
             Arc::new(Fake(Arc::clone(&server))),
             Arc::new(clock),
             Journal::none(),
@@ -293,7 +299,6 @@ impl Node {
             notices,
         );
         tokio::spawn(worker);
-        // Nobody looks at paths here.
         std::mem::forget(looks);
         Self {
             registry,
@@ -355,7 +360,16 @@ impl Node {
     }
 
     async fn mount_of(&self, spec: &Arc<MountSpec>) -> (bool, bool) {
-        let (claim, held) = self.registry.begin(Arc::clone(spec), true).await.unwrap();
+        self.mount_seen(spec, true).await
+    }
+
+    /// One whose path we cannot see.
+    async fn mount_unseen(&self, spec: &Arc<MountSpec>) {
+        self.mount_seen(spec, false).await;
+    }
+
+    async fn mount_seen(&self, spec: &Arc<MountSpec>, seen: bool) -> (bool, bool) {
+        let (claim, held) = self.registry.begin(Arc::clone(spec), seen).await.unwrap();
         let logs_in = held.session.is_none();
         let session = match held.session {
             Some(session) => session,
