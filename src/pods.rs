@@ -42,8 +42,12 @@ pub async fn watch(
     retry: Duration,
 ) {
     let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
-    // From the API server's cache: a fleet's lists must not reach etcd.
-    let selection = watcher::Config::default().any_semantic().fields(&format!(
+    // From the API server's cache: a fleet's lists must not reach etcd. kube asks the cache for no pages.
+    let whole = watcher::Config {
+        page_size: None,
+        ..watcher::Config::default()
+    };
+    let selection = whole.any_semantic().fields(&format!(
         "spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"
     ));
     let spread = Spread::new(retry);
