@@ -10,6 +10,10 @@ use super::volume::{Duty, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Nature;
 
+/// A class of this name breaks the worker: no state is known that does.
+#[cfg(test)]
+pub const BREAKS: &str = "breaks the worker";
+
 /// What follows from a volume's state at one moment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Settled {
@@ -51,6 +55,8 @@ impl Volume {
     /// The order matters: each step may bring about what a later one does, and none what an earlier one has done.
     /// Settled again at the same moment, nothing is left to do.
     pub fn settle(&mut self, key: VolumeKey, now: Moment, settings: &Settings) -> Settled {
+        #[cfg(test)]
+        assert!(self.class != BREAKS, "as the test wants");
         let mut settled = Settled::default();
         if self.give_up_at().is_some_and(|at| at <= now) {
             settled.gave_up = Some(self.lets_expire());

@@ -3,14 +3,14 @@
 use super::*;
 
 /// A node whose registry can be stopped and started again over one journal, and one server.
-struct Host {
+pub struct Host {
     server: Arc<Server>,
     clock: TestClock,
-    directory: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let clock = TestClock(tokio::time::Instant::now());
         let server = Arc::new(Server {
             clock,
@@ -28,7 +28,7 @@ impl Host {
         }
     }
 
-    fn start(&self) -> (Node, tokio::task::JoinHandle<()>) {
+    pub fn start(&self) -> (Node, tokio::task::JoinHandle<()>) {
         let metrics = Metrics::new();
         let (notices, told) = Notices::channel(metrics.clone());
         let state = self.directory.path().join("state");
@@ -51,10 +51,18 @@ impl Host {
         (node, tokio::spawn(worker))
     }
 
-    async fn restart(&self, node: Node, worker: tokio::task::JoinHandle<()>) -> Node {
+    pub async fn restarted(
+        &self,
+        node: Node,
+        worker: tokio::task::JoinHandle<()>,
+    ) -> (Node, tokio::task::JoinHandle<()>) {
         node.registry.stop().await;
         worker.await.unwrap();
-        self.start().0
+        self.start()
+    }
+
+    async fn restart(&self, node: Node, worker: tokio::task::JoinHandle<()>) -> Node {
+        self.restarted(node, worker).await.0
     }
 }
 
