@@ -320,7 +320,6 @@ fn registry_settings(config: &Config) -> registry::Settings {
         drain: config.drain_after,
         park: config.park,
         poll: config.poll_interval,
-        in_flight: config.renew_concurrency,
         rate: config.renew_rate,
         look_up: config.lookup_interval,
         ..registry::Settings::default()
@@ -339,6 +338,8 @@ fn vault_settings(config: &Config) -> vault::Settings {
             addresses: config.policy.addresses.clone(),
         },
         max_connection_age: config.max_connection_age,
+        keeping_in_flight: config.renew_concurrency,
+        keeping_rate: config.renew_rate,
         ..usual
     }
 }

@@ -266,17 +266,51 @@ pub enum KeepError {
     },
 }
 
+/// What the registry calls a server for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To renew a token or a lease.
+    Renewal,
+    /// To revoke one.
+    Revocation,
+    /// To ask whether the server still knows one.
+    LookUp,
+}
+
+/// A call that waits for its turn.
+pub struct PlannedCall {
+    /// The session of which, or under which, it is made.
+    pub session: Arc<Session>,
+    /// The lease that it is for; none where it is for the session's token.
+    pub lease_id: Option<String>,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// When that ends which it keeps alive; of a look-up, when its item was seen last. The earliest goes first.
+    pub end: Moment,
+    /// From when on it is urgent.
+    pub urgent_from: Moment,
+}
+
+/// Leave to make a call, for as long as this is held.
+pub struct Admitted(#[expect(dead_code, reason = "held")] Box<dyn Send + Sync>);
+
+impl Admitted {
+    /// Holds whatever the implementation counts calls by.
+    #[must_use]
+    pub fn holding(permit: impl Send + Sync + 'static) -> Self {
+        Self(Box::new(permit))
+    }
+}
+
 /// Keeps and ends what the server gave. Implemented by the Vault client, and by a fake in the worker's
 /// tests, which run on a paused clock.
 ///
 /// No method logs in or reads a secret: only a Mount does that.
 pub trait LeaseKeeper: Send + Sync + 'static {
-    /// Leave to call an address now for something that ends at `end`; else when to ask again. Who gets
-    /// leave makes its call: it may be the one probe of a server that was away.
-    ///
-    /// # Errors
-    /// The server is away: the moment of its next probe.
-    fn admit(&self, address: &str, end: Moment) -> Result<(), Moment>;
+    /// Waits for the turn of a call, also for a server that is away. Whoever is admitted makes the call at once, for it
+    /// may be the one probe of that server, and keeps the answer until the call has ended; or drops it, where the call
+    /// has become pointless.
+    fn admit(&self, call: PlannedCall) -> BoxFuture<'static, Admitted>;
 
     /// `auth/token/renew-self` with increment 0. An answer that is not there within `patience` is none.
     fn renew_session(

@@ -37,6 +37,7 @@ struct Inner {
     degraded: Family<Labels, Gauge>,
     degradations: Mutex<BTreeSet<String>>,
     breakers: Family<Labels, Gauge>,
+    backends_failing: Gauge,
     rotations: Counter,
     unattended: Counters,
     events: Counters,
@@ -108,6 +109,7 @@ impl Metrics {
             degraded: Family::default(),
             degradations: Mutex::default(),
             breakers: Family::default(),
+            backends_failing: Gauge::default(),
             alive: Family::default(),
             nearest_end: Gauge::default(),
             keeping_waiting: Gauge::default(),
@@ -212,6 +214,12 @@ impl Metrics {
         }
     }
 
+    /// How many circuits are open below those of addresses: of a backend, or of one namespace at it.
+    pub fn backends_failing(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.0.backends_failing.set(count);
+    }
+
     /// A poll has replaced credentials of a volume.
     pub fn rotated(&self) {
         self.0.rotations.inc();
@@ -273,6 +281,11 @@ impl Inner {
             "breaker_open",
             "1 for each address that is away: calls to it wait, one at a time tries",
             self.breakers.clone(),
+        );
+        self.registry.register(
+            "backends_failing",
+            "Backends whose calls fail, each for everybody or for one namespace: these calls wait, one at a time probes",
+            self.backends_failing.clone(),
         );
         self.registry.register(
             "rotations",

@@ -5,6 +5,7 @@
 //! and ends it with what it read. What is in the registry is renewed until its volume goes, and then
 //! revoked; the [`journal`] carries it over our own restarts.
 
+mod calls;
 mod care;
 mod deadline_queue;
 mod ends;
@@ -13,8 +14,6 @@ pub mod fuzzing;
 mod guard;
 pub mod heartbeat;
 pub mod journal;
-mod lane;
-mod lanes;
 pub mod notice;
 mod record;
 mod reuse;
@@ -58,9 +57,7 @@ pub struct Settings {
     pub park: Duration,
     /// The rotation poll interval that is assumed until two polls were seen.
     pub poll: Duration,
-    /// Renewals and revocations under way at once, for each address.
-    pub in_flight: usize,
-    /// Renewals and revocations started in a second, for each address.
+    /// Renewals and revocations that may start in a second, for each address: told beside what they take.
     pub rate: u32,
     /// Within what time it is noticed that somebody else has revoked a lease or a token; zero: only when it
     /// is renewed.
@@ -76,7 +73,6 @@ impl Default for Settings {
             drain: Duration::from_secs(60),
             park: Duration::from_secs(300),
             poll: Duration::from_secs(120),
-            in_flight: 16,
             rate: 50,
             look_up: Duration::from_secs(600),
             unseen: Duration::from_secs(60),

@@ -78,7 +78,7 @@ impl Worker {
         let nearest = nearest.map(|(end, unix)| unix.saturating_add(end.since(now)).as_secs_f64());
         self.metrics.nearest_end(nearest);
         let capacity = f64::from(self.settings.rate);
-        self.metrics.keeping(self.waiting(), demand, capacity);
+        self.metrics.keeping(self.waiting_calls, demand, capacity);
     }
 }
 

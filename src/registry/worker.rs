@@ -10,11 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
+use super::calls::Finished;
 use super::deadline_queue::DeadlineQueue;
 use super::heartbeat::Heartbeat;
 use super::journal::{Journal, Writer};
-use super::lane::Lane;
-use super::lanes::Finished;
 use super::notice::Notices;
 use super::record::Record;
 use super::shared::Uses;
@@ -48,7 +47,8 @@ pub(super) struct Worker {
     pub(super) deadlines: DeadlineQueue,
     pub(super) heartbeat: Heartbeat,
     pub(super) jobs: JoinSet<Finished>,
-    pub(super) lanes: HashMap<String, Lane>,
+    /// Renewals and revocations that wait for their turn.
+    pub(super) waiting_calls: usize,
     pub(super) uses: Uses,
     /// When the metrics that look at every volume were made last.
     pub(super) surveyed_at: Option<Moment>,
@@ -84,7 +84,7 @@ impl Worker {
             deadlines: DeadlineQueue::default(),
             heartbeat: Heartbeat::default(),
             jobs: JoinSet::new(),
-            lanes: HashMap::new(),
+            waiting_calls: 0,
             uses: Uses::default(),
             journal: Some(writer),
             written: Some(Box::pin(written)),
@@ -105,7 +105,6 @@ impl Worker {
             }
             self.take_results();
             self.settle_due();
-            self.pump_resumed();
             self.survey();
             let pause = self.pause();
             if pause.is_zero() {
@@ -381,7 +380,7 @@ impl Worker {
         telling::unattended(volume, &settled.unattended, &self.metrics, &self.notices);
         self.deadlines.set(key, settled.wake);
         for task in settled.calls {
-            self.queue(task, task.item());
+            self.queue(task);
         }
         settled.changed
     }
@@ -425,9 +424,7 @@ impl Worker {
 
     fn pause(&self) -> Duration {
         let now = self.clock.now();
-        let next = self.deadlines.next().into_iter();
-        let next = next.chain(self.lanes_resume()).min();
-        let next = next.map(|at| at.since(now));
+        let next = self.deadlines.next().map(|at| at.since(now));
         next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
     }
 

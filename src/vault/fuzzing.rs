@@ -117,7 +117,7 @@ fn sorted(error: &VaultError) {
     let _ = (
         classify::renewal(error),
         classify::revocation(error),
-        classify::sign(error),
+        classify::signal(error),
     );
 }
 

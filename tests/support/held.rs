@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use leasehold::clock::{BootClock, Moment};
-use leasehold::grant::{KeepError, LeaseKeeper, Renewal, Revoked, Session, Term, TokenKind};
+use leasehold::grant::{
+    Admitted, KeepError, LeaseKeeper, PlannedCall, Renewal, Revoked, Session, Term, TokenKind,
+};
 use leasehold::metrics::Metrics;
 use leasehold::redacted::Secret;
 use leasehold::registry::journal::Journal;
@@ -23,8 +25,8 @@ struct Server {
 }
 
 impl LeaseKeeper for Server {
-    fn admit(&self, _: &str, _: Moment) -> Result<(), Moment> {
-        Ok(())
+    fn admit(&self, _: PlannedCall) -> BoxFuture<'static, Admitted> {
+        async { Admitted::holding(()) }.boxed()
     }
 
     fn renew_session(

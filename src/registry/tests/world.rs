@@ -287,10 +287,14 @@ fn revoked(answer: Result<Renewal, KeepError>) -> Result<Revoked, KeepError> {
 }
 
 impl LeaseKeeper for Keeper {
-    fn admit(&self, _: &str, _: Moment) -> Result<(), Moment> {
-        let closed = self.0.books.lock().unwrap().temper == Temper::Closed;
-        let next = self.0.clock.now().plus(5 * SECOND);
-        if closed { Err(next) } else { Ok(()) }
+    fn admit(&self, _: PlannedCall) -> BoxFuture<'static, Admitted> {
+        let world = Arc::clone(&self.0);
+        Box::pin(async move {
+            while world.books.lock().unwrap().temper == Temper::Closed {
+                tokio::time::sleep(SECOND).await;
+            }
+            Admitted::holding(())
+        })
     }
 
     fn renew_session(
