@@ -8,6 +8,7 @@ mod histories;
 mod look_ups;
 mod mounts;
 mod outage;
+mod settle;
 mod world;
 
 use std::collections::BTreeMap;
