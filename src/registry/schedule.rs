@@ -226,7 +226,10 @@ impl Volume {
             }
         }
         for (key, held) in &self.grants {
-            if held.lost {
+            // What cannot be called for must not be due: it would be handed over and given back for ever.
+            let callable =
+                held.grant.lease_id().is_some() && self.sessions.contains_key(&held.session);
+            if held.lost || !callable {
                 continue;
             }
             match held.duty {

@@ -12,6 +12,23 @@ fn files(host: &Host, suffix: &str) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Replaces texts in the record that holds `which`, and makes its checksum right.
+fn alter(host: &Host, which: &str, texts: &[(&str, &str)]) {
+    let all = files(host, "json");
+    let holds = |path: &&PathBuf| std::fs::read_to_string(path).unwrap().contains(which);
+    let path = all.iter().find(holds).unwrap();
+    let text = std::fs::read_to_string(path).unwrap();
+    let (header, record) = text.split_once('\n').unwrap();
+    let mut record = record.to_owned();
+    for (from, to) in texts {
+        assert!(record.contains(from), "{from} in {record}");
+        record = record.replace(from, to);
+    }
+    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, record.as_bytes());
+    let (start, _) = header.rsplit_once(' ').unwrap();
+    std::fs::write(path, format!("{start} {}\n{record}", hex::encode(sum))).unwrap();
+}
+
 async fn written(host: &Host, suffix: &str, count: usize) {
     while files(host, suffix).len() != count {
         pass(Duration::from_millis(10)).await;
@@ -36,7 +53,7 @@ async fn a_volume_that_breaks_the_worker_is_set_aside_and_the_others_go_on() {
     written(&host, "quarantined", 1).await;
     assert_eq!(
         node.registry.paths().await.as_slice(),
-        [other.volume.clone()]
+        std::slice::from_ref(&other.volume)
     );
     let renewed = node.server.count("renew lease");
     pass(5 * HOUR).await;
@@ -57,23 +74,15 @@ async fn a_record_that_breaks_the_worker_is_set_aside_and_the_others_load() {
     node.mount_of(&other).await;
     node.registry.stop().await;
     worker.await.unwrap();
-    let holds = |path: &&PathBuf| {
-        std::fs::read_to_string(path)
-            .unwrap()
-            .contains("/pods/uid/")
-    };
-    let all = files(&host, "json");
-    let path = all.iter().find(holds).unwrap();
-    let text = std::fs::read_to_string(path).unwrap();
-    let (header, record) = text.split_once('\n').unwrap();
-    let record = record.replace(r#""class":"app""#, &format!(r#""class":"{BREAKS}""#));
-    let sum = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, record.as_bytes());
-    let (start, _) = header.rsplit_once(' ').unwrap();
-    std::fs::write(path, format!("{start} {}\n{record}", hex::encode(sum))).unwrap();
+    alter(
+        &host,
+        "/pods/uid/",
+        &[(r#""class":"app""#, &format!(r#""class":"{BREAKS}""#))],
+    );
     let (node, worker) = host.start();
     assert_eq!(
         node.registry.paths().await.as_slice(),
-        [other.volume.clone()]
+        std::slice::from_ref(&other.volume)
     );
     assert_eq!(
         (
@@ -87,4 +96,50 @@ async fn a_record_that_breaks_the_worker_is_set_aside_and_the_others_load() {
     worker.await.unwrap();
     let (node, _worker) = host.start();
     assert_eq!(node.registry.paths().await.len(), 1, "and it is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_what_no_call_can_be_made_for_leaves_the_worker_idle() {
+    let certificate = r#""nature":"certificate","#;
+    let lease = r#""nature":"lease","#;
+    let open = r#""duty":"open""#;
+    let releasing = r#""duty":"releasing""#;
+    for texts in [
+        // To be revoked, without a lease.
+        vec![(open, releasing)],
+        // Renewable, without a lease.
+        vec![
+            (certificate, lease),
+            (r#""renewable":false"#, r#""renewable":true"#),
+        ],
+        // A session that is not there.
+        vec![(r#""grants":[{"session":0"#, r#""grants":[{"session":9"#)],
+    ] {
+        let host = Host::new();
+        let (node, worker) = host.start();
+        super::ends::mount_certificate(&node).await;
+        node.registry.stop().await;
+        worker.await.unwrap();
+        let grants = std::fs::read_to_string(&files(&host, "json")[0]).unwrap();
+        let session = grants.split(r#""grants":[{"session":"#).nth(1).unwrap();
+        let session = session.split(',').next().unwrap();
+        let from = format!(r#""grants":[{{"session":{session}"#);
+        let texts: Vec<(&str, &str)> = texts
+            .iter()
+            .map(|(text, to)| {
+                if text.contains("session") {
+                    (from.as_str(), *to)
+                } else {
+                    (*text, *to)
+                }
+            })
+            .collect();
+        alter(&host, "/pods/uid/", &texts);
+        let (node, worker) = host.start();
+        pass(10 * HOUR).await;
+        let turns = node.registry.heartbeat().turns();
+        assert!(turns < 10_000, "{turns} turns");
+        node.registry.stop().await;
+        worker.await.unwrap();
+    }
 }

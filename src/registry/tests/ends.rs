@@ -67,7 +67,7 @@ impl Host {
 }
 
 /// A volume with a certificate, which nothing renews.
-async fn mount_certificate(node: &Node) {
+pub async fn mount_certificate(node: &Node) {
     let (claim, _) = node
         .registry
         .begin(Arc::clone(&node.spec), true)
