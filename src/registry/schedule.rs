@@ -13,6 +13,10 @@ use crate::grant::timing::Nature;
 /// How soon the evidence is looked at again that keeps a volume from being renewed.
 const RECONSIDER: Duration = Duration::from_secs(60);
 
+/// A class of this name breaks the worker: no state is known that does.
+#[cfg(test)]
+pub const BREAKS: &str = "breaks the worker";
+
 /// What follows from a volume's state at one moment.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Settled {
@@ -54,6 +58,8 @@ impl Volume {
     /// The order matters: each step may bring about what a later one does, and none what an earlier one has done.
     /// Settled again at the same moment, nothing is left to do.
     pub fn settle(&mut self, key: VolumeKey, now: Moment, settings: &Settings) -> Settled {
+        #[cfg(test)]
+        assert!(self.class != BREAKS, "as the test wants");
         let mut settled = Settled::default();
         if self.give_up_at().is_some_and(|at| at <= now) {
             settled.gave_up = Some(self.lets_expire());
@@ -239,7 +245,10 @@ impl Volume {
             }
         }
         for (key, held) in &self.grants {
-            if held.lost {
+            // What cannot be called for must not be due: it would be handed over and given back for ever.
+            let callable =
+                held.grant.lease_id().is_some() && self.sessions.contains_key(&held.session);
+            if held.lost || !callable {
                 continue;
             }
             match held.duty {

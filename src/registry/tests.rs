@@ -1,5 +1,7 @@
 //! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
 
+mod broken;
+mod edited;
 mod ends;
 mod evidence;
 mod failing;
@@ -7,6 +9,7 @@ mod histories;
 mod look_ups;
 mod mounts;
 mod outage;
+mod settle;
 mod world;
 
 use std::collections::BTreeMap;
@@ -44,6 +47,8 @@ enum Mood {
     LeasesBroken,
     /// No policy allows a look-up.
     LookUpsForbidden,
+    /// No policy but `default`: no lease may be revoked.
+    DefaultPolicy,
 }
 
 struct Server {
@@ -68,7 +73,11 @@ impl Server {
     fn renewal(&self, mood: Mood) -> Result<Renewal, KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
+            Mood::Well
+            | Mood::NoSuchLease
+            | Mood::LeasesBroken
+            | Mood::LookUpsForbidden
+            | Mood::DefaultPolicy => {
                 let sent = self.clock.now();
                 let granted = self.term.min(self.last.since(sent));
                 let term = Term::new(sent, granted);
@@ -89,7 +98,7 @@ impl Server {
     fn look_up(&self, mood: Mood, lease: bool) -> Result<(), KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well | Mood::LeasesBroken => Ok(()),
+            Mood::Well | Mood::LeasesBroken | Mood::DefaultPolicy => Ok(()),
             Mood::Away => Err(KeepError::Transient {
                 why,
                 retry_after: None,
@@ -101,12 +110,15 @@ impl Server {
         }
     }
 
-    fn revocation(mood: Mood) -> Result<Revoked, KeepError> {
+    fn revocation(mood: Mood, lease: bool) -> Result<Revoked, KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
-                Ok(Revoked::Accepted)
-            }
+            Mood::DefaultPolicy if lease => Err(KeepError::Forbidden { why }),
+            Mood::Well
+            | Mood::NoSuchLease
+            | Mood::LeasesBroken
+            | Mood::LookUpsForbidden
+            | Mood::DefaultPolicy => Ok(Revoked::Accepted),
             Mood::Away => Err(KeepError::Transient {
                 why,
                 retry_after: None,
@@ -197,7 +209,7 @@ impl LeaseKeeper for Fake {
         _: Arc<Session>,
         _: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
-        let answer = Server::revocation(self.0.note("revoke token"));
+        let answer = Server::revocation(self.0.note("revoke token"), false);
         Box::pin(async { answer })
     }
 
@@ -207,7 +219,7 @@ impl LeaseKeeper for Fake {
         _: String,
         _: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
-        let answer = Server::revocation(self.0.note("revoke lease"));
+        let answer = Server::revocation(self.0.note("revoke lease"), true);
         Box::pin(async { answer })
     }
 }

@@ -198,6 +198,8 @@ impl Volume {
             // Leases we never saw may hang from its session: it is not built upon.
             self.forsaken_at = Some(now.plus(park));
         }
+        // What ended meanwhile, or what no call can be made for, waits for nothing.
+        self.settle_releases(now);
     }
 
     /// A Mount begins. What an earlier process left half-done is not built upon; tells whether there was any.

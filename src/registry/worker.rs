@@ -356,6 +356,10 @@ impl Worker {
 
     /// A volume has changed: what is due for it is done, and it is written down.
     pub(super) fn changed(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
+        // A call may end after its volume was set aside, whose credentials are still in use.
+        if !self.volumes.contains_key(&key) {
+            return;
+        }
         self.guarded(key, |worker| {
             worker.note_uses(key);
             if worker.carry_out(key) {

@@ -360,11 +360,7 @@ async fn any_event(history: &mut History) {
             let kill = history.dice.one_in(2);
             history.restart(kill, |_| ()).await;
         }
-        13 => {
-            history
-                .restart(false, |history| alter_numbers(history))
-                .await
-        }
+        13 => history.restart(false, alter_numbers).await,
         _ => {
             use Temper::{Away, Breaks, Closed, Hangs, Hostile, Well};
             let temper = history
