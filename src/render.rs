@@ -283,10 +283,7 @@ mod tests {
             body: SecretBytes::from(body.as_bytes().to_vec()),
             raw: false,
             keep: Keep::Static,
-            term: Term {
-                sent: Moment::from_boot(Duration::ZERO),
-                granted: Duration::ZERO,
-            },
+            term: Term::endless(Moment::from_boot(Duration::ZERO)),
         }
     }
 

@@ -229,10 +229,7 @@ mod tests {
                 id: "id".to_owned(),
                 renewable: true,
             },
-            term: Term {
-                sent: Moment::from_boot(Duration::ZERO),
-                granted: Duration::from_secs(60),
-            },
+            term: Term::new(Moment::from_boot(Duration::ZERO), Duration::from_secs(60)),
         };
         history.answered(&first, &Arc::new(lease));
         history.failed(&first, &request(Method::Get, "kv/typo"));
