@@ -37,7 +37,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            shared: 28 * MIB,
+            shared: 24 * MIB,
             small: 4 * MIB,
             small_mount: 64 * 1024,
             mount: 16 * MIB,

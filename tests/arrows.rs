@@ -61,6 +61,7 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "mount",
         &[
+            "clock",
             "blocking",
             "grant",
             "memory",
