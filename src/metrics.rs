@@ -38,6 +38,7 @@ struct Inner {
     degradations: Mutex<BTreeSet<String>>,
     breakers: Family<Labels, Gauge>,
     backends_failing: Gauge,
+    doubtful: Gauge,
     rotations: Counter,
     unattended: Counters,
     events: Counters,
@@ -110,6 +111,7 @@ impl Metrics {
             degradations: Mutex::default(),
             breakers: Family::default(),
             backends_failing: Gauge::default(),
+            doubtful: Gauge::default(),
             alive: Family::default(),
             nearest_end: Gauge::default(),
             keeping_waiting: Gauge::default(),
@@ -220,6 +222,13 @@ impl Metrics {
         self.0.backends_failing.set(count);
     }
 
+    /// How many volumes are not renewed because nothing shows that they are still mounted.
+    pub fn doubtful(&self, count: usize) {
+        self.0
+            .doubtful
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// A poll has replaced credentials of a volume.
     pub fn rotated(&self) {
         self.0.rotations.inc();
@@ -281,6 +290,11 @@ impl Inner {
             "breaker_open",
             "1 for each address that is away: calls to it wait, one at a time tries",
             self.breakers.clone(),
+        );
+        self.registry.register(
+            "doubtful_volumes",
+            "Volumes that are not renewed because nothing shows that they are still mounted",
+            self.doubtful.clone(),
         );
         self.registry.register(
             "backends_failing",

@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use super::Settings;
 use super::care::{AT_ONCE, Care, LookUps};
-use super::task::{ItemKey, Task, VolumeKey};
+use super::task::{CallKind, ItemKey, Task, VolumeKey};
 use super::volume::{Duty, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Nature;
+
+/// How soon the evidence is looked at again that keeps a volume from being renewed.
+const RECONSIDER: Duration = Duration::from_secs(60);
 
 /// A class of this name breaks the worker: no state is known that does.
 #[cfg(test)]
@@ -64,16 +67,25 @@ impl Volume {
             self.release(now);
         }
         let (missed, changed) = self.expire(now);
-        settled.missed = missed;
+        // Of one in doubt, nobody is missing anything.
+        settled.missed = if self.doubted { Vec::new() } else { missed };
         settled.changed |= changed;
         settled.changed |= self.retire(settings.drain, now);
         settled.unattended = self.unattended(settings.poll, now);
 
+        if self.doubted && self.stage == Stage::Mounted && self.has_run_out(now) {
+            settled.changed = true;
+            self.release(now);
+        }
         let mut wake = Wake { now, first: None };
         for at in self.transitions(settings) {
             wake.is_due(at);
         }
         for (task, at) in self.calls(key, settings, now) {
+            if at <= now && self.holds_back(task) {
+                wake.is_due(now.plus(RECONSIDER));
+                continue;
+            }
             if wake.is_due(at) {
                 let care = self.care_mut(task);
                 if care.is_some_and(|care| care.calls.begin(task.kind())) {
@@ -88,7 +100,12 @@ impl Volume {
     /// Whether a call that was handed over is still due.
     pub fn wants(&self, task: Task, settings: &Settings, now: Moment) -> bool {
         let calls = self.calls(task.volume(), settings, now);
-        calls.iter().any(|(due, at)| *due == task && *at <= now)
+        !self.holds_back(task) && calls.iter().any(|(due, at)| *due == task && *at <= now)
+    }
+
+    /// Whether a call is not made although its time has come: what is in doubt is not renewed.
+    fn holds_back(&self, task: Task) -> bool {
+        self.doubted && task.kind() == CallKind::Renew
     }
 
     /// A call has ended, or was found pointless.
@@ -104,6 +121,13 @@ impl Volume {
             return self.sessions.get_mut(&item).map(|held| &mut held.care);
         }
         self.grants.get_mut(&item).map(|held| &mut held.care)
+    }
+
+    /// Whether no token of it lives any more.
+    fn has_run_out(&self, now: Moment) -> bool {
+        self.sessions
+            .values()
+            .all(|held| held.dead || held.care.ended(now))
     }
 
     /// When a volume is given up that waits for the driver's retry, or whose pod is gone and path unseen.

@@ -3,6 +3,7 @@
 mod broken;
 mod edited;
 mod ends;
+mod evidence;
 mod failing;
 mod histories;
 mod look_ups;
@@ -296,8 +297,13 @@ impl Node {
         });
         let metrics = Metrics::new();
         let (notices, told) = Notices::channel(metrics.clone());
+        // Nobody looks at paths here, or tells who is there.
+        let settings = Settings {
+            unattested: Duration::MAX,
+            ..Settings::default()
+        };
         let (registry, looks, worker) = Registry::start(
-            Settings::default(),
+            settings,
             Arc::new(Fake(Arc::clone(&server))),
             Arc::new(clock),
             Journal::none(),
@@ -305,7 +311,6 @@ impl Node {
             notices,
         );
         tokio::spawn(worker);
-        // Nobody looks at paths here.
         std::mem::forget(looks);
         Self {
             registry,
@@ -367,7 +372,16 @@ impl Node {
     }
 
     async fn mount_of(&self, spec: &Arc<MountSpec>) -> (bool, bool) {
-        let (claim, held) = self.registry.begin(Arc::clone(spec), true).await.unwrap();
+        self.mount_seen(spec, true).await
+    }
+
+    /// One whose path we cannot see.
+    async fn mount_unseen(&self, spec: &Arc<MountSpec>) {
+        self.mount_seen(spec, false).await;
+    }
+
+    async fn mount_seen(&self, spec: &Arc<MountSpec>, seen: bool) -> (bool, bool) {
+        let (claim, held) = self.registry.begin(Arc::clone(spec), seen).await.unwrap();
         let logs_in = held.session.is_none();
         let session = match held.session {
             Some(session) => session,

@@ -12,6 +12,7 @@ use tracing::{error, info};
 
 use super::calls::Finished;
 use super::deadline_queue::DeadlineQueue;
+use super::evidence::{Sources, Verdict};
 use super::heartbeat::Heartbeat;
 use super::journal::{Journal, Writer};
 use super::notice::Notices;
@@ -50,6 +51,8 @@ pub(super) struct Worker {
     /// Renewals and revocations that wait for their turn.
     pub(super) waiting_calls: usize,
     pub(super) uses: Uses,
+    /// When each source of evidence last worked.
+    pub(super) sources: Sources,
     /// When the metrics that look at every volume were made last.
     pub(super) surveyed_at: Option<Moment>,
     pub(super) journal: Option<Writer>,
@@ -86,6 +89,7 @@ impl Worker {
             jobs: JoinSet::new(),
             waiting_calls: 0,
             uses: Uses::default(),
+            sources: Sources::new(now),
             journal: Some(writer),
             written: Some(Box::pin(written)),
         };
@@ -235,6 +239,7 @@ impl Worker {
                 let _ = reply.send(self.observed(sightings));
             }
             Message::PodGone { uid, grace } => self.pod_gone(&uid, grace),
+            Message::PodsThere { uids } => self.pods_there(&uids),
             // Ends the loop before it comes here.
             Message::Stop { .. } => {}
         }
@@ -248,12 +253,17 @@ impl Worker {
             None => {
                 let key = self.new_key();
                 self.keys.insert(spec.volume.clone(), key);
-                self.volumes.insert(key, Volume::new(spec));
+                let mut volume = Volume::new(spec);
+                volume.evidence.begin(now);
+                self.volumes.insert(key, volume);
                 let _ = self.look.send(spec.volume.clone());
                 key
             }
         };
         let volume = self.volumes.get_mut(&key)?;
+        if volume.stage == Stage::Mounted {
+            self.sources.polled(now);
+        }
         let cut_short = volume.begin(spec, seen, now);
         let poll = volume.polls.interval(self.settings.poll);
         let held = Held {
@@ -377,6 +387,9 @@ impl Worker {
             self.deadlines.set(key, None);
             return false;
         };
+        let verdict = volume.verdict(&self.sources, &settings, now);
+        telling::judged(volume, verdict, &self.notices);
+        volume.doubted = verdict != Verdict::Alive;
         let settled = volume.settle(key, now, &settings);
         if let Some(expires) = settled.gave_up {
             telling::released(volume, expires, "its mount never came to an end");
