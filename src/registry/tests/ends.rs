@@ -34,7 +34,10 @@ impl Host {
         let state = self.directory.path().join("state");
         let journal = Journal::open(&state, 1 << 20, true).unwrap();
         let (registry, _, worker) = Registry::start(
-            Settings::default(),
+            Settings {
+                unattested: Duration::MAX,
+                ..Settings::default()
+            },
             Arc::new(Fake(Arc::clone(&self.server))),
             Arc::new(self.clock),
             journal,
