@@ -95,9 +95,9 @@ pub enum Sighting {
     Absent,
 }
 
-/// The registry has stopped: the daemon is shutting down.
+/// The registry has stopped, or has set the volume aside because its state breaks it.
 #[derive(Debug, thiserror::Error)]
-#[error("the daemon is shutting down")]
+#[error("the daemon is shutting down, or has set this volume aside (its log says so)")]
 pub struct Closed;
 
 /// How a Mount ended.

@@ -203,8 +203,10 @@ impl Worker {
     pub(super) fn handle(&mut self, message: Message) {
         match message {
             Message::Begin { spec, seen, reply } => {
-                // A Mount that has gone away meanwhile drops its claim, which ends it.
-                let _ = reply.send(self.begin(&spec, seen));
+                if let Some(held) = self.begin(&spec, seen) {
+                    // A Mount that has gone away meanwhile drops its claim, which ends it.
+                    let _ = reply.send(held);
+                }
             }
             Message::Hold {
                 volume,
@@ -252,7 +254,8 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self, spec: &MountSpec, seen: bool) -> Held {
+    /// `None`: the volume breaks the registry and was set aside. Its Mount must not log in: nobody would keep that.
+    fn begin(&mut self, spec: &MountSpec, seen: bool) -> Option<Held> {
         let now = self.clock.now();
         let key = match self.keys.get(&spec.volume) {
             Some(key) => *key,
@@ -266,9 +269,7 @@ impl Worker {
                 key
             }
         };
-        let Some(volume) = self.volumes.get_mut(&key) else {
-            return Held::default();
-        };
+        let volume = self.volumes.get_mut(&key)?;
         if volume.stage == Stage::Mounted {
             self.sources.polled(now);
         }
@@ -280,7 +281,7 @@ impl Worker {
         };
         self.mounts.insert(key, held.ended.clone());
         self.changed(key, None);
-        held
+        self.volumes.contains_key(&key).then_some(held)
     }
 
     fn hold(&mut self, id: &VolumeId, session: Arc<Session>, done: oneshot::Sender<()>) {
