@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -13,14 +14,14 @@ use kube::{Api, Client};
 use rustix::process::DumpableBehavior;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tracing::{error, info, warn};
+use tokio::sync::{Mutex, mpsc, watch};
+use tracing::{info, warn};
 
-use crate::admin::{self, Pending, Readiness};
+use crate::admin::{self, Health, Pending, Readiness};
 use crate::clock::{BootClock, Clock};
 use crate::config::{Config, TokenRequest};
 use crate::events;
+use crate::liveness::{Heartbeat, OnStall, Watchdog};
 use crate::metrics::Metrics;
 use crate::missing::{self, Missing};
 use crate::mount::{Mounter, Parts};
@@ -33,8 +34,16 @@ use crate::registry::notice::Notices;
 use crate::registry::{self, Registry};
 use crate::service_account::TokenMinter;
 use crate::spec::VolumeId;
+use crate::supervisor::{Required, Supervisor, TaskEnded};
 use crate::vault::{self, Redirects, Vault};
 use crate::version_key::{self, VersionKey};
+
+/// How often the runtime and the registry's worker show that they make progress.
+const BEAT: Duration = Duration::from_secs(5);
+/// After this, with nothing to show, they have stalled for good: a restart brings them back.
+const STALLED_AFTER: Duration = Duration::from_secs(120);
+/// A look at all paths takes milliseconds; one that hangs hides the ends of volumes.
+const LOOK_STALLED_AFTER: Duration = Duration::from_secs(30);
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +78,12 @@ pub enum RunError {
     /// The gRPC server broke.
     #[error("the gRPC server broke: {0}")]
     Serve(#[from] tonic::transport::Error),
-    /// The registry's worker ended though nobody asked it to.
-    #[error("the registry's worker broke down; the journal has what it held")]
-    Worker,
+    /// The gRPC server ended though nobody asked it to.
+    #[error("the gRPC server ended by itself: the process ends, so that it is started anew")]
+    Served,
+    /// The registry's worker ended though nobody asked it to. The journal has what it held.
+    #[error(transparent)]
+    Task(#[from] TaskEnded),
     /// The drain's deadline passed.
     #[error("the drain took longer than its deadline; the journal has what was finished")]
     Deadline,
@@ -83,14 +95,15 @@ pub struct App {
     metrics: Metrics,
     readiness: Readiness,
     serving: Pending,
-    health: Option<TcpListener>,
+    health: Option<admin::Server>,
+    watchdog: Watchdog,
     socket: Socket,
     registry: Registry,
-    worker: JoinHandle<()>,
+    worker: Required,
     looks: mpsc::UnboundedReceiver<VolumeId>,
     sight: Sight,
     mounter: Arc<Mounter>,
-    background: JoinSet<()>,
+    supervisor: Supervisor,
 }
 
 impl App {
@@ -108,7 +121,14 @@ impl App {
         let readiness = Readiness::default();
         let serving = readiness.pending("socket");
         let replaying = readiness.pending("journal");
-        let health = bind_health(&config).await?;
+        let watchdog = Watchdog::new(metrics.clone());
+        let health = Health {
+            readiness: readiness.clone(),
+            watchdog: watchdog.clone(),
+            metrics: metrics.clone(),
+        };
+        // Before the journal is replayed: a probe that nobody answers meanwhile would end the process.
+        let health = serve_health(&config, health).await?;
         let journal = open_journal(&config, &metrics)?;
         // Before the registry starts: a second daemon must not renew what the first one holds.
         let socket = Socket::bind(&config.endpoint).await?;
@@ -120,19 +140,34 @@ impl App {
         let (registry, looks, worker) =
             Registry::start(settings, keeper, clock, journal, metrics.clone(), notices);
         drop(replaying);
-        let mut background = JoinSet::new();
+        let mut supervisor = Supervisor::new(metrics.clone());
+        let worker = supervisor.require("registry-worker", worker);
         let kubernetes = kubernetes(&config).await?;
-        let versions = version_key(&config, kubernetes.as_ref(), &metrics, &mut background);
+        let versions = version_key(&config, kubernetes.as_ref(), &metrics, &mut supervisor);
         if let Some(client) = &kubernetes {
-            let own_pod = config.pod_name.clone();
-            let published = events::publish(client.clone(), own_pod, noticed, metrics.clone());
-            background.spawn(published);
+            let (client, own_pod) = (client.clone(), config.pod_name.clone());
+            let (noticed, metrics) = (Arc::new(Mutex::new(noticed)), metrics.clone());
+            // It ends with the registry.
+            supervisor.complete("events", move || {
+                let (client, own_pod) = (client.clone(), own_pod.clone());
+                let (noticed, metrics) = (Arc::clone(&noticed), metrics.clone());
+                async move {
+                    events::publish(client, own_pod, &mut *noticed.lock().await, metrics).await
+                }
+            });
         }
         match (&kubernetes, &config.node_name) {
             (Some(client), Some(node)) => {
                 let (client, node) = (client.clone(), node.clone());
-                let watched = pods::watch(client, node, registry.clone(), metrics.clone());
-                background.spawn(watched);
+                let (registry, metrics) = (registry.clone(), metrics.clone());
+                supervisor.keep("pod-watch", move || {
+                    pods::watch(
+                        client.clone(),
+                        node.clone(),
+                        registry.clone(),
+                        metrics.clone(),
+                    )
+                });
             }
             (Some(_), None) => Missing::node_name().tell(&metrics),
             (None, _) => {
@@ -144,10 +179,17 @@ impl App {
             Missing::pods_directory(&config.kubelet_pods_dir).tell(&metrics);
         }
         if let Some(client) = &kubernetes {
-            let namespace = namespace(&config, client);
-            let secret = config.hmac_secret_name.clone();
-            let asked = missing::rights(client.clone(), namespace, secret, metrics.clone());
-            background.spawn(asked);
+            let (client, namespace) = (client.clone(), namespace(&config, client));
+            let (secret, metrics) = (config.hmac_secret_name.clone(), metrics.clone());
+            supervisor.complete("rights-check", move || {
+                missing::rights(
+                    client.clone(),
+                    namespace.clone(),
+                    secret.clone(),
+                    metrics.clone(),
+                    missing::AGAIN_WHILE_MISSING,
+                )
+            });
         }
         let minter = kubernetes
             .filter(|_| config.token_request == TokenRequest::Auto)
@@ -167,39 +209,37 @@ impl App {
             readiness,
             serving,
             health,
+            watchdog,
             socket,
             registry,
-            worker: tokio::spawn(worker),
+            worker,
             looks,
             sight,
             mounter,
-            background,
+            supervisor,
         })
     }
 
     /// Where the health server listens.
     #[must_use]
     pub fn health_addr(&self) -> Option<SocketAddr> {
-        self.health.as_ref()?.local_addr().ok()
+        self.health.as_ref().map(admin::Server::address)
     }
 
     /// Serves until `shutdown`, then drains.
     ///
     /// # Errors
-    /// The server broke, the worker ended, or the drain's deadline passed.
+    /// The server broke or ended, the worker ended, or the drain's deadline passed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let mut background = self.background;
-        if let Some(listener) = self.health {
-            let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
-            background.spawn(admin::serve(listener, readiness, metrics));
-        }
-        background.spawn(paths::watch(
+        let mut supervisor = self.supervisor;
+        watch_over(&mut supervisor, &self.watchdog, &self.registry);
+        watch_paths(
+            &mut supervisor,
+            &self.watchdog,
             path_settings(&self.config),
-            self.sight,
-            self.registry.clone(),
             self.looks,
-            self.metrics.clone(),
-        ));
+            (self.sight, self.registry.clone(), self.metrics.clone()),
+        );
         let (closing, mut closed) = watch::channel(false);
         let defaults = self.config.defaults.clone();
         let policy = self.config.policy.clone();
@@ -214,8 +254,11 @@ impl App {
         let mut worker = self.worker;
         tokio::select! {
             () = shutdown => {}
-            served = &mut server => return Ok(served?),
-            _ = &mut worker => return Err(RunError::Worker),
+            served = &mut server => {
+                served?;
+                return Err(RunError::Served);
+            }
+            ended = worker.failed() => return Err(ended.into()),
         }
         info!("shutting down: Mounts under way are finished, nothing is revoked");
         let _draining = self.readiness.pending("draining");
@@ -228,16 +271,14 @@ impl App {
             let served = async { tokio::join!(server, mounts).0 };
             let served = tokio::time::timeout(timeout.mul_f64(0.9), served).await;
             self.registry.stop().await;
-            if worker.await.is_err() {
-                error!("the registry's worker broke down at the end");
-            }
+            worker.finished().await;
             served.unwrap_or_else(|_| {
                 warn!("a driver's connection did not end; it is cut");
                 Ok(())
             })
         };
         let drained = tokio::time::timeout(timeout, drain).await;
-        background.shutdown().await;
+        supervisor.shutdown().await;
         Ok(drained.map_err(|_| RunError::Deadline)??)
     }
 }
@@ -277,7 +318,10 @@ pub fn harden() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn bind_health(config: &Config) -> Result<Option<TcpListener>, BuildError> {
+async fn serve_health(
+    config: &Config,
+    health: Health,
+) -> Result<Option<admin::Server>, BuildError> {
     let Some(address) = &config.health_addr else {
         return Ok(None);
     };
@@ -293,9 +337,63 @@ async fn bind_health(config: &Config) -> Result<Option<TcpListener>, BuildError>
         source,
     };
     let listener = bound.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    info!(%address, "health and metrics are served");
-    Ok(Some(listener))
+    let server = admin::Server::start(listener, health).map_err(failed)?;
+    info!(address = %server.address(), "health and metrics are served");
+    Ok(Some(server))
+}
+
+/// Lets the runtime and the registry's worker show that they make progress.
+fn watch_over(supervisor: &mut Supervisor, watchdog: &Watchdog, registry: &Registry) {
+    let (runtime, worker) = (Heartbeat::default(), Heartbeat::default());
+    for (name, heartbeat) in [("runtime", &runtime), ("registry-worker", &worker)] {
+        let heartbeat = heartbeat.clone();
+        let progress = move || heartbeat.progress();
+        watchdog.add(name, STALLED_AFTER, OnStall::Restart, progress);
+    }
+    supervisor.keep("runtime-heartbeat", move || {
+        let runtime = runtime.clone();
+        async move {
+            loop {
+                runtime.beat();
+                tokio::time::sleep(BEAT).await;
+            }
+        }
+    });
+    let registry = registry.clone();
+    supervisor.keep("worker-heartbeat", move || {
+        let (worker, registry) = (worker.clone(), registry.clone());
+        async move {
+            loop {
+                // Whatever it answers, it has answered.
+                registry.paths().await;
+                worker.beat();
+                tokio::time::sleep(BEAT).await;
+            }
+        }
+    });
+}
+
+fn watch_paths(
+    supervisor: &mut Supervisor,
+    watchdog: &Watchdog,
+    settings: paths::Settings,
+    looks: mpsc::UnboundedReceiver<VolumeId>,
+    (sight, registry, metrics): (Sight, Registry, Metrics),
+) {
+    let (heartbeat, looks) = (Heartbeat::default(), Arc::new(Mutex::new(looks)));
+    let beats = heartbeat.clone();
+    let on_stall = OnStall::Degrade("path_watch_stalled");
+    watchdog.add("path-watch", LOOK_STALLED_AFTER, on_stall, move || {
+        beats.progress()
+    });
+    supervisor.keep("path-watch", move || {
+        let (settings, sight, looks) = (settings.clone(), sight.clone(), Arc::clone(&looks));
+        let (registry, heartbeat, metrics) = (registry.clone(), heartbeat.clone(), metrics.clone());
+        async move {
+            let mut looks = looks.lock().await;
+            paths::watch(settings, sight, registry, &mut looks, &heartbeat, metrics).await;
+        }
+    });
 }
 
 fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, BuildError> {
@@ -387,7 +485,7 @@ fn version_key(
     config: &Config,
     kubernetes: Option<&Client>,
     metrics: &Metrics,
-    background: &mut JoinSet<()>,
+    supervisor: &mut Supervisor,
 ) -> VersionKey {
     let Some(client) = kubernetes else {
         return VersionKey::own(metrics.clone());
@@ -396,7 +494,10 @@ fn version_key(
     let namespace = namespace(config, client);
     let secrets: Api<SecretObject> = Api::namespaced(client.clone(), &namespace);
     let name = config.hmac_secret_name.clone();
-    background.spawn(version_key::keep(secrets, name, publisher));
+    supervisor.keep("version-key", move || {
+        let timing = version_key::Timing::default();
+        version_key::keep(secrets.clone(), name.clone(), publisher.clone(), timing)
+    });
     key
 }
 

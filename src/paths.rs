@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use self::roots::{Place, Roots};
+use crate::liveness::Heartbeat;
 use crate::metrics::Metrics;
 use crate::registry::{Registry, Sighting};
 use crate::spec::VolumeId;
@@ -119,20 +120,28 @@ pub async fn watch(
     settings: Settings,
     sight: Sight,
     registry: Registry,
-    mut asked: mpsc::UnboundedReceiver<VolumeId>,
+    asked: &mut mpsc::UnboundedReceiver<VolumeId>,
+    heartbeat: &Heartbeat,
     metrics: Metrics,
 ) {
     let mut hints = Hints::new();
+    // Started anew, it does not hear of the known ones again.
+    for volume in registry.paths().await {
+        hints.add(&volume, &sight);
+    }
     // What was missing at the start was told then, and may have come, or be of no use on this node.
     let mut seeing = None;
     let mut sweep = Instant::now() + settings.interval;
     loop {
+        heartbeat.rest();
         let (targets, all) = tokio::select! {
             () = tokio::time::sleep_until(sweep) => {
+                heartbeat.beat();
                 sweep = Instant::now() + settings.interval;
                 (registry.paths().await, true)
             }
             Some(volume) = asked.recv() => {
+                heartbeat.beat();
                 hints.add(&volume, &sight);
                 let mut targets = vec![volume];
                 while let Ok(volume) = asked.try_recv() {
@@ -141,7 +150,10 @@ pub async fn watch(
                 }
                 (targets, false)
             }
-            volumes = hints.next() => (volumes, false),
+            volumes = hints.next() => {
+                heartbeat.beat();
+                (volumes, false)
+            }
         };
         let (sightings, blind) = look_at(&sight, targets).await;
         // That nothing is hidden is shown only by a look at everything.

@@ -142,6 +142,7 @@ impl Worker {
                 self.plan(key);
             }
         }
+        self.metrics.volumes(self.volumes.len());
         if count > 0 {
             info!(volumes = count, "journal replayed: renewals go on");
         }
