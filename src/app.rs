@@ -11,7 +11,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client};
-use rustix::process::DumpableBehavior;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
@@ -44,6 +44,10 @@ const BEAT: Duration = Duration::from_secs(5);
 const STALLED_AFTER: Duration = Duration::from_secs(120);
 /// A look at all paths takes milliseconds; one that hangs hides the ends of volumes.
 const LOOK_STALLED_AFTER: Duration = Duration::from_secs(30);
+
+/// Bounds of the connections to servers at once: each takes a file and some tens of KiB.
+const MOST_CONNECTIONS: usize = 1024;
+const FEWEST_CONNECTIONS: usize = 64;
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -309,6 +313,33 @@ pub async fn terminated() {
     });
 }
 
+/// Raises the limit of open files to what the process may have, and answers it.
+///
+/// The usual soft limit, 1,024, is for programs that use select(2). A node's connections need more, and one that cannot
+/// be made is a Mount or a renewal that fails.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn raise_open_files() -> std::io::Result<Option<u64>> {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        let raised = Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        rustix::process::setrlimit(Resource::Nofile, raised)?;
+    }
+    Ok(limit.maximum)
+}
+
+/// Connections to servers at once: of the files that may be open, half are for everything else.
+fn most_connections(open_files: Option<u64>) -> usize {
+    let half = open_files.map_or(u64::MAX, |limit| limit / 2);
+    usize::try_from(half)
+        .unwrap_or(usize::MAX)
+        .clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS)
+}
+
 /// Forbids core dumps and ptrace by others: the process' memory is full of secrets.
 ///
 /// # Errors
@@ -437,6 +468,7 @@ fn vault_settings(config: &Config) -> vault::Settings {
             addresses: config.policy.addresses.clone(),
         },
         max_connection_age: config.max_connection_age,
+        max_connections: most_connections(rustix::process::getrlimit(Resource::Nofile).current),
         ..usual
     }
 }
@@ -504,6 +536,18 @@ fn version_key(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn connections_leave_half_of_the_open_files() {
+        for (files, connections) in [
+            (Some(1024), 512),
+            (Some(20), FEWEST_CONNECTIONS),
+            (Some(1_048_576), MOST_CONNECTIONS),
+            (None, MOST_CONNECTIONS),
+        ] {
+            assert_eq!(most_connections(files), connections, "{files:?}");
+        }
+    }
 
     #[test]
     fn a_hardened_process_leaves_no_core() {

@@ -8,6 +8,7 @@ mod bare;
 mod breaker;
 mod classify;
 mod connect;
+mod connections;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
@@ -20,6 +21,7 @@ mod read;
 mod redirect;
 mod request;
 mod room;
+mod tenant;
 mod tls;
 mod transport;
 
@@ -69,6 +71,8 @@ pub struct Settings {
     pub redirects: Redirects,
     /// How old a connection may grow before another is made in its place.
     pub max_connection_age: Duration,
+    /// Connections at once, to all servers together; half of them for one tenant.
+    pub max_connections: usize,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
 }
@@ -85,6 +89,7 @@ impl Default for Settings {
             proxies: Proxies::default(),
             redirects: Redirects::default(),
             max_connection_age: Duration::from_secs(120),
+            max_connections: 1024,
             refresh: Duration::from_secs(3600),
         }
     }
@@ -130,6 +135,7 @@ impl Vault {
                     settings.connect_timeout,
                     settings.max_connection_age,
                     settings.proxies.clone(),
+                    settings.max_connections,
                 ),
             ),
             gates: Gates::new(settings.mounts_in_flight),
@@ -161,7 +167,9 @@ impl Vault {
         let sent = self.0.clock.now();
         let timeout = self.0.settings.login_timeout;
         let call = api::login(&self.0.transport, endpoint, login, jwt, timeout, cache);
-        let given = self.timed(endpoint, "login", call).await?;
+        let given = self
+            .timed(endpoint, tenant(service_account), "login", call)
+            .await?;
         if !given.policies.iter().any(|policy| policy == "default") {
             warn!(
                 role = login.role,
@@ -227,7 +235,7 @@ impl Vault {
             &self.0.settings,
             cache,
         );
-        let call = self.timed(endpoint, "read", call);
+        let call = self.timed(endpoint, tenant, "read", call);
         let mut call = std::pin::pin!(call);
         let usual = self.0.settings.request_timeout;
         match tokio::time::timeout(usual, &mut call).await {
@@ -253,7 +261,7 @@ impl Vault {
         }
         let patience = self.0.settings.request_timeout;
         let call = look_up::token(&self.0.transport, endpoint, &session.token, patience);
-        match self.timed(endpoint, "lookup_token", call).await {
+        match self.timed(endpoint, tenant, "lookup_token", call).await {
             Ok(()) => TokenState::Alive,
             Err(error) if error.is_dead_token() => TokenState::Dead,
             // A dead token has no policies that could be missing.
@@ -316,11 +324,12 @@ impl Vault {
     async fn timed<T>(
         &self,
         endpoint: &Endpoint,
+        tenant: &str,
         operation: &'static str,
         call: impl Future<Output = Result<T, VaultError>>,
     ) -> Result<T, VaultError> {
         let started = Instant::now();
-        let result = call.await;
+        let result = tenant::on_behalf_of(tenant, call).await;
         let status = match &result {
             Ok(_) => "ok".to_owned(),
             Err(error) => error
@@ -361,7 +370,14 @@ impl LeaseKeeper for Vault {
             let (sent, patience) = (vault.0.clock.now(), vault.patience(patience));
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::renew_self(&vault.0.transport, endpoint, token, sent, patience);
-            let renewed = vault.timed(&session.endpoint, "renew_token", call).await;
+            let renewed = vault
+                .timed(
+                    endpoint,
+                    tenant(&session.service_account),
+                    "renew_token",
+                    call,
+                )
+                .await;
             renewed.map_err(|error| classify::renewal(&error))
         })
     }
@@ -378,7 +394,14 @@ impl LeaseKeeper for Vault {
             let transport = &vault.0.transport;
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::renew_lease(transport, endpoint, token, &lease_id, sent, patience);
-            let renewed = vault.timed(endpoint, "renew_lease", call).await;
+            let renewed = vault
+                .timed(
+                    endpoint,
+                    tenant(&session.service_account),
+                    "renew_lease",
+                    call,
+                )
+                .await;
             renewed.map_err(|error| classify::renewal(&error))
         })
     }
@@ -393,7 +416,14 @@ impl LeaseKeeper for Vault {
             let patience = vault.patience(patience);
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = look_up::token(&vault.0.transport, endpoint, token, patience);
-            let found = vault.timed(endpoint, "lookup_token", call).await;
+            let found = vault
+                .timed(
+                    endpoint,
+                    tenant(&session.service_account),
+                    "lookup_token",
+                    call,
+                )
+                .await;
             found.map_err(|error| classify::look_up(&error))
         })
     }
@@ -409,7 +439,14 @@ impl LeaseKeeper for Vault {
             let (endpoint, token) = (&session.endpoint, &session.token);
             let (transport, patience) = (&vault.0.transport, vault.patience(patience));
             let call = look_up::lease(transport, endpoint, token, &lease_id, patience);
-            let found = vault.timed(endpoint, "lookup_lease", call).await;
+            let found = vault
+                .timed(
+                    endpoint,
+                    tenant(&session.service_account),
+                    "lookup_lease",
+                    call,
+                )
+                .await;
             found.map_err(|error| classify::look_up(&error))
         })
     }
@@ -424,7 +461,15 @@ impl LeaseKeeper for Vault {
             let patience = vault.patience(patience);
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::revoke_self(&vault.0.transport, endpoint, token, patience);
-            match vault.timed(&session.endpoint, "revoke_token", call).await {
+            match vault
+                .timed(
+                    endpoint,
+                    tenant(&session.service_account),
+                    "revoke_token",
+                    call,
+                )
+                .await
+            {
                 Ok(()) => Ok(Revoked::Accepted),
                 Err(error) => classify::revocation(&error),
             }
@@ -442,7 +487,15 @@ impl LeaseKeeper for Vault {
             let (endpoint, token) = (&session.endpoint, &session.token);
             let (transport, patience) = (&vault.0.transport, vault.patience(patience));
             let call = api::revoke_lease(transport, endpoint, token, &lease_id, patience);
-            match vault.timed(endpoint, "revoke_lease", call).await {
+            match vault
+                .timed(
+                    endpoint,
+                    tenant(&session.service_account),
+                    "revoke_lease",
+                    call,
+                )
+                .await
+            {
                 Ok(()) => Ok(Revoked::Accepted),
                 Err(error) => classify::revocation(&error),
             }
