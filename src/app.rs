@@ -38,7 +38,7 @@ use crate::supervisor::{Required, Supervisor, TaskEnded};
 use crate::vault::{self, Redirects, Vault};
 use crate::version_key::{self, VersionKey};
 
-/// How often the runtime and the registry's worker show that they make progress.
+/// How often the runtime shows that it makes progress.
 const BEAT: Duration = Duration::from_secs(5);
 /// After this, with nothing to show, they have stalled for good: a restart brings them back.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
@@ -375,29 +375,18 @@ async fn serve_health(
 
 /// Lets the runtime and the registry's worker show that they make progress.
 fn watch_over(supervisor: &mut Supervisor, watchdog: &Watchdog, registry: &Registry) {
-    let (runtime, worker) = (Heartbeat::default(), Heartbeat::default());
-    for (name, heartbeat) in [("runtime", &runtime), ("registry-worker", &worker)] {
-        let heartbeat = heartbeat.clone();
-        let progress = move || heartbeat.progress();
-        watchdog.add(name, STALLED_AFTER, OnStall::Restart, progress);
-    }
+    let worker = registry.heartbeat().clone();
+    let progress = move || Some(worker.turns());
+    watchdog.add("registry-worker", STALLED_AFTER, OnStall::Restart, progress);
+    let runtime = Heartbeat::default();
+    let beats = runtime.clone();
+    let progress = move || beats.progress();
+    watchdog.add("runtime", STALLED_AFTER, OnStall::Restart, progress);
     supervisor.keep("runtime-heartbeat", move || {
         let runtime = runtime.clone();
         async move {
             loop {
                 runtime.beat();
-                tokio::time::sleep(BEAT).await;
-            }
-        }
-    });
-    let registry = registry.clone();
-    supervisor.keep("worker-heartbeat", move || {
-        let (worker, registry) = (worker.clone(), registry.clone());
-        async move {
-            loop {
-                // Whatever it answers, it has answered.
-                registry.paths().await;
-                worker.beat();
                 tokio::time::sleep(BEAT).await;
             }
         }
@@ -449,7 +438,6 @@ fn registry_settings(config: &Config) -> registry::Settings {
         drain: config.drain_after,
         park: config.park,
         poll: config.poll_interval,
-        in_flight: config.renew_concurrency,
         rate: config.renew_rate,
         look_up: config.lookup_interval,
         ..registry::Settings::default()
@@ -469,6 +457,8 @@ fn vault_settings(config: &Config) -> vault::Settings {
         },
         max_connection_age: config.max_connection_age,
         max_connections: most_connections(rustix::process::getrlimit(Resource::Nofile).current),
+        keeping_in_flight: config.renew_concurrency,
+        keeping_rate: config.renew_rate,
         ..usual
     }
 }

@@ -36,10 +36,12 @@ struct Inner {
     releases: Counters,
     missed: Counters,
     journal_errors: Counters,
+    quarantined: Counter,
     degraded: Family<Labels, Gauge>,
     degradations: Mutex<BTreeSet<String>>,
     breakers: Family<Labels, Gauge>,
     breakers_open: Mutex<BTreeSet<String>>,
+    backends_failing: Gauge,
     rotations: Counter,
     unattended: Counters,
     events: Counters,
@@ -113,10 +115,12 @@ impl Metrics {
                 "Background tasks that ended and were started again, by task and reason",
             ),
             rotations: Counter::default(),
+            quarantined: Counter::default(),
             degraded: Family::default(),
             degradations: Mutex::default(),
             breakers: Family::default(),
             breakers_open: Mutex::default(),
+            backends_failing: Gauge::default(),
             alive: Family::default(),
             // 0 would be a time long past, until the registry has looked for the first time.
             nearest_end: {
@@ -193,6 +197,11 @@ impl Metrics {
         self.0.journal_errors.get_or_create(&labels).inc();
     }
 
+    /// A volume's state broke the daemon and was set aside.
+    pub fn quarantined(&self) {
+        self.0.quarantined.inc();
+    }
+
     /// Something that the daemon could do is missing, or is there again.
     pub fn degraded(&self, reason: &str, is: bool) {
         let labels = vec![("reason", reason.to_owned())];
@@ -247,6 +256,12 @@ impl Metrics {
                 gauges.get_or_create(&labels("others")).set(more);
             }
         }
+    }
+
+    /// How many circuits are open below those of addresses: of a backend, or of one namespace at it.
+    pub fn backends_failing(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.0.backends_failing.set(count);
     }
 
     /// A poll has replaced credentials of a volume.
@@ -318,9 +333,19 @@ impl Inner {
             self.breakers.clone(),
         );
         self.registry.register(
+            "backends_failing",
+            "Backends whose calls fail, each for everybody or for one namespace: these calls wait, one at a time probes",
+            self.backends_failing.clone(),
+        );
+        self.registry.register(
             "rotations",
             "Polls that have replaced credentials of a volume",
             self.rotations.clone(),
+        );
+        self.registry.register(
+            "quarantined",
+            "Volumes whose state broke the daemon and was set aside",
+            self.quarantined.clone(),
         );
         self.registry.register(
             "alive",

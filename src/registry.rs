@@ -5,20 +5,22 @@
 //! and ends it with what it read. What is in the registry is renewed until its volume goes, and then
 //! revoked; the [`journal`] carries it over our own restarts.
 
-mod agenda;
+mod calls;
 mod care;
-mod due;
+mod deadline_queue;
 mod ends;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod guard;
+pub mod heartbeat;
 pub mod journal;
-mod lane;
-mod lanes;
 pub mod notice;
 mod record;
 mod reuse;
+mod schedule;
 mod shared;
 mod survey;
+mod task;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::grant::{Grant, LeaseKeeper, Session};
 use crate::metrics::Metrics;
+use crate::registry::heartbeat::Heartbeat;
 use crate::registry::journal::Journal;
 use crate::registry::notice::Notices;
 use crate::registry::worker::Worker;
@@ -54,9 +57,7 @@ pub struct Settings {
     pub park: Duration,
     /// The rotation poll interval that is assumed until two polls were seen.
     pub poll: Duration,
-    /// Renewals and revocations under way at once, for each address.
-    pub in_flight: usize,
-    /// Renewals and revocations started in a second, for each address.
+    /// Renewals and revocations that may start in a second, for each address: told beside what they take.
     pub rate: u32,
     /// Within what time it is noticed that somebody else has revoked a lease or a token; zero: only when it
     /// is renewed.
@@ -72,7 +73,6 @@ impl Default for Settings {
             drain: Duration::from_secs(60),
             park: Duration::from_secs(300),
             poll: Duration::from_secs(120),
-            in_flight: 16,
             rate: 50,
             look_up: Duration::from_secs(600),
             unseen: Duration::from_secs(60),
@@ -178,6 +178,7 @@ pub(crate) enum Message {
 #[derive(Clone)]
 pub struct Registry {
     messages: mpsc::UnboundedSender<Message>,
+    heartbeat: Heartbeat,
 }
 
 impl Registry {
@@ -198,7 +199,18 @@ impl Registry {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (look, looks) = mpsc::unbounded_channel();
         let worker = Worker::new(settings, keeper, clock, journal, metrics, notices, look);
-        (Self { messages }, looks, worker.run(inbox))
+        let heartbeat = worker.heartbeat.clone();
+        let registry = Self {
+            messages,
+            heartbeat,
+        };
+        (registry, looks, worker.run(inbox))
+    }
+
+    /// Shows whether the worker turns.
+    #[must_use]
+    pub const fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     /// A Mount of a volume begins. `seen` says whether its target path was seen just now.

@@ -189,10 +189,10 @@ async fn login(refusals: &[Refusal]) -> (usize, VaultError) {
 }
 
 #[tokio::test]
-async fn it_goes_to_three_connections_and_no_more() {
+async fn it_goes_to_twelve_connections_and_no_more() {
     for refusal in [Refusal::RefusedStream, Refusal::GoAwayBefore] {
-        let (asked, error) = login(&[refusal; 9]).await;
-        assert_eq!(asked, 3, "{error}");
+        let (asked, error) = login(&[refusal; 20]).await;
+        assert_eq!(asked, 12, "{error}");
         assert!(error.passes_by_itself(), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::task::HandedOver;
 use crate::clock::Moment;
 use crate::grant::Renewal;
 use crate::grant::timing::{Life, Nature};
@@ -23,6 +24,7 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(3);
 pub const AT_ONCE: Moment = Moment::from_boot(Duration::ZERO);
 
 /// How a living thing is looked after.
+#[derive(Clone)]
 pub struct Care {
     /// Its life.
     pub life: Life,
@@ -32,8 +34,8 @@ pub struct Care {
     pub failures: u32,
     /// The time of the next attempt where that is not the planned one: a retry, a resumption.
     pub attempt_at: Option<Moment>,
-    /// An attempt is under way.
-    pub busy: bool,
+    /// The calls that are queued or under way.
+    pub calls: HandedOver,
     /// That no poll comes to replace it has been said.
     pub warned: bool,
     /// When the server was last seen to know it.
@@ -63,9 +65,9 @@ impl Care {
             jitter: rand::random(),
             failures: 0,
             attempt_at: None,
-            busy: false,
+            calls: HandedOver::default(),
             warned: false,
-            seen_alive_at: life.term.sent,
+            seen_alive_at: life.term.sent(),
             look_ups: LookUps::default(),
         }
     }
@@ -131,7 +133,7 @@ impl Care {
         self.attempt_at = None;
         if let Some(renewal) = renewal {
             self.life.renewed(&renewal);
-            self.seen_alive(renewal.term.sent);
+            self.seen_alive(renewal.term.sent());
             self.jitter = rand::random();
         }
     }
@@ -184,6 +186,7 @@ impl Care {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Polls {
     pub last: Option<Moment>,
+    #[serde(deserialize_with = "crate::clock::foreign::spans")]
     gaps: VecDeque<Duration>,
 }
 

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use tracing::info;
-
 use super::Sighting;
-use super::agenda::VolumeKey;
+use super::task::VolumeKey;
+use super::telling;
 use super::volume::{Stage, Volume};
 use super::worker::Worker;
 use crate::spec::VolumeId;
@@ -80,12 +79,7 @@ impl Worker {
     pub fn release(&mut self, key: VolumeKey, why: &str) {
         let now = self.clock.now();
         if let Some(volume) = self.volumes.get_mut(&key) {
-            let (pod, namespace) = (volume.pod.name.as_str(), volume.pod.namespace.as_str());
-            if volume.lets_expire() {
-                info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are left to expire, as the class says (onUnmount: expire)");
-            } else {
-                info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are revoked");
-            }
+            telling::released(volume, volume.lets_expire(), why);
             volume.release(now);
             self.changed(key, None);
         }

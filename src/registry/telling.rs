@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::notice::{NoticeKind, Notices};
 use super::volume::Volume;
@@ -40,6 +40,16 @@ pub fn ended(volume: &Volume, missed: &[Nature], metrics: &Metrics, notices: &No
     }
 }
 
+/// Says why a volume has ended, and what becomes of its credentials.
+pub fn released(volume: &Volume, expires: bool, why: &str) {
+    let (pod, namespace) = (volume.pod.name.as_str(), volume.pod.namespace.as_str());
+    if expires {
+        info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are left to expire, as the class says (onUnmount: expire)");
+    } else {
+        info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are revoked");
+    }
+}
+
 /// Says, in time, that no poll comes to replace what ends then.
 pub fn unattended(
     volume: &Volume,
@@ -72,7 +82,7 @@ pub fn too_short(volume: &Volume, poll: Duration, notices: &Notices) {
     let cares = volume.open_cares();
     for care in cares.filter(|care| care.life.too_short_for(poll)) {
         let kind = noun(care.life.nature);
-        let (ttl_seconds, poll_seconds) = (care.life.term.granted.as_secs(), poll.as_secs());
+        let (ttl_seconds, poll_seconds) = (care.life.term.granted().as_secs(), poll.as_secs());
         warn!(
             volume = %volume.id,
             pod = volume.pod.name,

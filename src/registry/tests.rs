@@ -2,10 +2,14 @@
 
 mod ends;
 mod failing;
+mod histories;
 mod look_ups;
 mod mounts;
 mod outage;
+mod world;
+mod writer;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -14,7 +18,7 @@ use futures::future::BoxFuture;
 use super::notice::NoticeKind;
 use super::*;
 use crate::clock::Moment;
-use crate::grant::{Keep, KeepError, Renewal, Revoked, Term, TokenKind};
+use crate::grant::{Admitted, Keep, KeepError, PlannedCall, Renewal, Revoked, Term, TokenKind};
 use crate::redacted::{Secret, SecretBytes};
 use crate::spec::{Endpoint, Login, Method, Object, OnUnmount, Pod, Selector, Tls};
 
@@ -67,7 +71,7 @@ impl Server {
             Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
                 let sent = self.clock.now();
                 let granted = self.term.min(self.last.since(sent));
-                let term = Term { sent, granted };
+                let term = Term::new(sent, granted);
                 Ok(Renewal {
                     term,
                     renewable: true,
@@ -111,11 +115,15 @@ impl Server {
         }
     }
 
-    fn admit(&self) -> Result<(), Moment> {
-        let until = self.closed_until.lock().unwrap();
-        until
-            .filter(|until| *until > self.clock.now())
-            .map_or(Ok(()), Err)
+    /// Waits for as long as nobody is to call.
+    async fn opens(&self) {
+        loop {
+            let until = *self.closed_until.lock().unwrap();
+            let Some(until) = until.filter(|until| *until > self.clock.now()) else {
+                return;
+            };
+            tokio::time::sleep(until.since(self.clock.now()).min(SECOND / 2)).await;
+        }
     }
 
     fn count(&self, what: &str) -> usize {
@@ -128,8 +136,12 @@ impl Server {
 struct Fake(Arc<Server>);
 
 impl LeaseKeeper for Fake {
-    fn admit(&self, _: &str, _: Moment) -> Result<(), Moment> {
-        self.0.admit()
+    fn admit(&self, _: PlannedCall) -> BoxFuture<'static, Admitted> {
+        let server = Arc::clone(&self.0);
+        Box::pin(async move {
+            server.opens().await;
+            Admitted::holding(())
+        })
     }
 
     fn renew_session(
@@ -306,10 +318,7 @@ impl Node {
     }
 
     fn term(&self) -> Term {
-        Term {
-            sent: self.clock.now(),
-            granted: self.server.term,
-        }
+        Term::new(self.clock.now(), self.server.term)
     }
 
     fn login(&self) -> Arc<Session> {
