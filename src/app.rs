@@ -3,6 +3,9 @@
 //! Build binds and locks everything that can fail; run serves. A shutdown is a drain within a deadline:
 //! the socket closes, Mounts under way finish, the journal is written. It revokes nothing.
 
+mod health;
+mod settings;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,43 +14,36 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client};
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
-use tokio::net::TcpListener;
+use rustix::process::DumpableBehavior;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
 use tracing::{info, warn};
 
+pub use self::settings::raise_open_files;
+use self::settings::{path_settings, registry_settings, vault_settings};
 use crate::admin::{self, Health, Pending, Readiness};
 use crate::clock::{BootClock, Clock};
 use crate::config::{Config, TokenRequest};
 use crate::events;
-use crate::liveness::{Heartbeat, OnStall, Watchdog};
+use crate::liveness::Watchdog;
 use crate::metrics::Metrics;
 use crate::missing::{self, Missing};
 use crate::mount::{Mounter, Parts};
-use crate::paths::{self, Sight};
+use crate::paths::Sight;
 use crate::pods;
 use crate::provider::Provider;
 use crate::provider::socket::{Socket, SocketError};
+use crate::registry::Registry;
 use crate::registry::journal::{Journal, OpenError};
 use crate::registry::notice::Notices;
-use crate::registry::{self, Registry};
 use crate::service_account::TokenMinter;
 use crate::spec::VolumeId;
 use crate::supervisor::{Required, Supervisor, TaskEnded};
-use crate::vault::{self, Redirects, Vault};
+use crate::vault::Vault;
 use crate::version_key::{self, VersionKey};
 
-/// How often the runtime shows that it makes progress.
-const BEAT: Duration = Duration::from_secs(5);
-/// After this, with nothing to show, they have stalled for good: a restart brings them back.
-const STALLED_AFTER: Duration = Duration::from_secs(120);
-/// A look at all paths takes milliseconds; one that hangs hides the ends of volumes.
-const LOOK_STALLED_AFTER: Duration = Duration::from_secs(30);
-
-/// Bounds of the connections to servers at once: each takes a file and some tens of KiB.
-const MOST_CONNECTIONS: usize = 1024;
-const FEWEST_CONNECTIONS: usize = 64;
+/// Within what time the pods are watched again after a first failure.
+const POD_RETRY: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +128,7 @@ impl App {
             metrics: metrics.clone(),
         };
         // Before the journal is replayed: a probe that nobody answers meanwhile would end the process.
-        let health = serve_health(&config, health).await?;
+        let health = health::serve_health(&config, health).await?;
         let journal = open_journal(&config, &metrics)?;
         // Before the registry starts: a second daemon must not renew what the first one holds.
         let socket = Socket::bind(&config.endpoint).await?;
@@ -170,6 +166,7 @@ impl App {
                         node.clone(),
                         registry.clone(),
                         metrics.clone(),
+                        POD_RETRY,
                     )
                 });
             }
@@ -236,8 +233,8 @@ impl App {
     /// The server broke or ended, the worker ended, or the drain's deadline passed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         let mut supervisor = self.supervisor;
-        watch_over(&mut supervisor, &self.watchdog, &self.registry);
-        watch_paths(
+        health::watch_over(&mut supervisor, &self.watchdog, &self.registry);
+        health::watch_paths(
             &mut supervisor,
             &self.watchdog,
             path_settings(&self.config),
@@ -313,33 +310,6 @@ pub async fn terminated() {
     });
 }
 
-/// Raises the limit of open files to what the process may have, and answers it.
-///
-/// The usual soft limit, 1,024, is for programs that use select(2). A node's connections need more, and one that cannot
-/// be made is a Mount or a renewal that fails.
-///
-/// # Errors
-/// The kernel refuses.
-pub fn raise_open_files() -> std::io::Result<Option<u64>> {
-    let limit = rustix::process::getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
-        let raised = Rlimit {
-            current: limit.maximum,
-            maximum: limit.maximum,
-        };
-        rustix::process::setrlimit(Resource::Nofile, raised)?;
-    }
-    Ok(limit.maximum)
-}
-
-/// Connections to servers at once: of the files that may be open, half are for everything else.
-fn most_connections(open_files: Option<u64>) -> usize {
-    let half = open_files.map_or(u64::MAX, |limit| limit / 2);
-    usize::try_from(half)
-        .unwrap_or(usize::MAX)
-        .clamp(FEWEST_CONNECTIONS, MOST_CONNECTIONS)
-}
-
 /// Forbids core dumps and ptrace by others: the process' memory is full of secrets.
 ///
 /// # Errors
@@ -347,73 +317,6 @@ fn most_connections(open_files: Option<u64>) -> usize {
 pub fn harden() -> std::io::Result<()> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     Ok(())
-}
-
-async fn serve_health(
-    config: &Config,
-    health: Health,
-) -> Result<Option<admin::Server>, BuildError> {
-    let Some(address) = &config.health_addr else {
-        return Ok(None);
-    };
-    let bound = match TcpListener::bind(address).await {
-        // A node without IPv6: every address then means every IPv4 one.
-        Err(_) if address.starts_with("[::]:") => {
-            TcpListener::bind(address.replacen("[::]", "0.0.0.0", 1)).await
-        }
-        bound => bound,
-    };
-    let failed = |source| BuildError::Health {
-        address: address.clone(),
-        source,
-    };
-    let listener = bound.map_err(failed)?;
-    let server = admin::Server::start(listener, health).map_err(failed)?;
-    info!(address = %server.address(), "health and metrics are served");
-    Ok(Some(server))
-}
-
-/// Lets the runtime and the registry's worker show that they make progress.
-fn watch_over(supervisor: &mut Supervisor, watchdog: &Watchdog, registry: &Registry) {
-    let worker = registry.heartbeat().clone();
-    let progress = move || Some(worker.turns());
-    watchdog.add("registry-worker", STALLED_AFTER, OnStall::Restart, progress);
-    let runtime = Heartbeat::default();
-    let beats = runtime.clone();
-    let progress = move || beats.progress();
-    watchdog.add("runtime", STALLED_AFTER, OnStall::Restart, progress);
-    supervisor.keep("runtime-heartbeat", move || {
-        let runtime = runtime.clone();
-        async move {
-            loop {
-                runtime.beat();
-                tokio::time::sleep(BEAT).await;
-            }
-        }
-    });
-}
-
-fn watch_paths(
-    supervisor: &mut Supervisor,
-    watchdog: &Watchdog,
-    settings: paths::Settings,
-    looks: mpsc::UnboundedReceiver<VolumeId>,
-    (sight, registry, metrics): (Sight, Registry, Metrics),
-) {
-    let (heartbeat, looks) = (Heartbeat::default(), Arc::new(Mutex::new(looks)));
-    let beats = heartbeat.clone();
-    let on_stall = OnStall::Degrade("path_watch_stalled");
-    watchdog.add("path-watch", LOOK_STALLED_AFTER, on_stall, move || {
-        beats.progress()
-    });
-    supervisor.keep("path-watch", move || {
-        let (settings, sight, looks) = (settings.clone(), sight.clone(), Arc::clone(&looks));
-        let (registry, heartbeat, metrics) = (registry.clone(), heartbeat.clone(), metrics.clone());
-        async move {
-            let mut looks = looks.lock().await;
-            paths::watch(settings, sight, registry, &mut looks, &heartbeat, metrics).await;
-        }
-    });
 }
 
 fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, BuildError> {
@@ -429,46 +332,6 @@ fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, BuildErro
             Missing::journal(&config.state_dir, &fault).tell(metrics);
             Ok(Journal::none())
         }
-    }
-}
-
-fn registry_settings(config: &Config) -> registry::Settings {
-    registry::Settings {
-        confirm: config.path_confirm,
-        drain: config.drain_after,
-        park: config.park,
-        poll: config.poll_interval,
-        rate: config.renew_rate,
-        look_up: config.lookup_interval,
-        ..registry::Settings::default()
-    }
-}
-
-fn vault_settings(config: &Config) -> vault::Settings {
-    let usual = vault::Settings::default();
-    vault::Settings {
-        request_timeout: config.client_timeout.unwrap_or(usual.request_timeout),
-        login_timeout: config.client_timeout.unwrap_or(usual.login_timeout),
-        read_timeout: config.client_timeout.unwrap_or(usual.read_timeout),
-        proxies: config.proxies.clone(),
-        redirects: Redirects {
-            follow: config.follow_redirects,
-            addresses: config.policy.addresses.clone(),
-        },
-        max_connection_age: config.max_connection_age,
-        max_connections: most_connections(rustix::process::getrlimit(Resource::Nofile).current),
-        keeping_in_flight: config.renew_concurrency,
-        keeping_rate: config.renew_rate,
-        ..usual
-    }
-}
-
-fn path_settings(config: &Config) -> paths::Settings {
-    paths::Settings {
-        pods_dir: config.kubelet_pods_dir.clone(),
-        own_pod_uid: config.pod_uid.clone(),
-        interval: config.path_check_interval,
-        confirm: config.path_confirm,
     }
 }
 
@@ -526,18 +389,6 @@ fn version_key(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn connections_leave_half_of_the_open_files() {
-        for (files, connections) in [
-            (Some(1024), 512),
-            (Some(20), FEWEST_CONNECTIONS),
-            (Some(1_048_576), MOST_CONNECTIONS),
-            (None, MOST_CONNECTIONS),
-        ] {
-            assert_eq!(most_connections(files), connections, "{files:?}");
-        }
-    }
 
     #[test]
     fn a_hardened_process_leaves_no_core() {

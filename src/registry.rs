@@ -9,6 +9,7 @@ mod calls;
 mod care;
 mod deadline_queue;
 mod ends;
+mod evidence;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod guard;
@@ -29,7 +30,7 @@ mod upkeep;
 mod volume;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ pub struct Settings {
     pub look_up: Duration,
     /// How long after its pod's grace period a volume is given up whose path we cannot see.
     pub unseen: Duration,
+    /// How long a volume is renewed where nothing can show that it is there: no view of paths, no watch of pods, no
+    /// polls. The incumbent would renew nothing.
+    pub unattested: Duration,
 }
 
 impl Default for Settings {
@@ -76,6 +80,7 @@ impl Default for Settings {
             rate: 50,
             look_up: Duration::from_secs(600),
             unseen: Duration::from_secs(60),
+            unattested: Duration::from_secs(3600),
         }
     }
 }
@@ -169,6 +174,9 @@ pub(crate) enum Message {
         uid: String,
         grace: Duration,
     },
+    PodsThere {
+        uids: HashSet<String>,
+    },
     Stop {
         done: oneshot::Sender<()>,
     },
@@ -253,6 +261,12 @@ impl Registry {
     /// seen, its volumes end `grace` (plus a margin) from now.
     pub fn pod_gone(&self, uid: String, grace: Duration) {
         self.tell(Message::PodGone { uid, grace });
+    }
+
+    /// Every pod of this node that the API server knows, by the names that kubelet's directories have. Told every half
+    /// minute, and only while the watch works.
+    pub fn pods_there(&self, uids: HashSet<String>) {
+        self.tell(Message::PodsThere { uids });
     }
 
     /// Writes everything down and ends the worker. Revokes nothing: a shutdown is no unmount.

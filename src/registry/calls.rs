@@ -31,8 +31,8 @@ pub enum Finished {
 impl Worker {
     /// Lets a call wait for its turn.
     pub fn queue(&mut self, task: Task) {
+        // What no call can be made for stays marked: given back, it would be handed over again at once.
         let Some(call) = self.planned(task) else {
-            self.forgo(task);
             return;
         };
         self.waiting_calls += usize::from(task.kind() != CallKind::LookUp);

@@ -193,6 +193,8 @@ pub struct Polls {
 impl Polls {
     const KEPT: usize = 5;
     const NEEDED: usize = 2;
+    /// So many times the second largest gap is an outage.
+    const OUTAGE: u32 = 3;
     /// No poll for so long means that rotation is off.
     const SILENCE: Duration = Duration::from_secs(600);
 
@@ -205,12 +207,19 @@ impl Polls {
         }
     }
 
-    /// The largest of the last gaps, or `assumed` until two polls were seen.
+    /// The largest of the last gaps, or `assumed` until two polls were seen. One gap that is far larger than all others
+    /// is an outage (kubelet or the driver was down), and no interval; when a second one comes, it is.
     pub fn interval(&self, assumed: Duration) -> Duration {
         if self.gaps.len() < Self::NEEDED {
             return assumed;
         }
-        self.gaps.iter().max().copied().unwrap_or(assumed)
+        let mut gaps: Vec<Duration> = self.gaps.iter().copied().collect();
+        gaps.sort_unstable_by(|one, other| other.cmp(one));
+        match gaps.as_slice() {
+            [outage, usual, _, ..] if *outage > usual.saturating_mul(Self::OUTAGE) => *usual,
+            [largest, ..] => *largest,
+            [] => assumed,
+        }
     }
 
     /// When it is plain that no further poll comes, unless one does.

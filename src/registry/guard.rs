@@ -73,6 +73,7 @@ impl Message {
             Self::Paths { .. }
             | Self::Observed { .. }
             | Self::PodGone { .. }
+            | Self::PodsThere { .. }
             | Self::Stop { .. } => None,
         }
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::care::{Care, Polls};
+use super::evidence::Evidence;
 use super::volume::{Duty, HeldGrant, HeldSession, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Life;
@@ -222,6 +223,8 @@ impl Record {
             missing_since: None,
             logged_in_at: None,
             forsaken_at: self.forsaken_at.filter(|_| same_boot),
+            evidence: Evidence::default(),
+            doubted: false,
             polls: if same_boot {
                 self.polls
             } else {

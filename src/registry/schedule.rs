@@ -5,10 +5,17 @@ use std::time::Duration;
 
 use super::Settings;
 use super::care::{AT_ONCE, Care, LookUps};
-use super::task::{ItemKey, Task, VolumeKey};
+use super::task::{CallKind, ItemKey, Task, VolumeKey};
 use super::volume::{Duty, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Nature;
+
+/// How soon the evidence is looked at again that keeps a volume from being renewed.
+const RECONSIDER: Duration = Duration::from_secs(60);
+
+/// A class of this name breaks the worker: no state is known that does.
+#[cfg(test)]
+pub const BREAKS: &str = "breaks the worker";
 
 /// What follows from a volume's state at one moment.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -51,6 +58,8 @@ impl Volume {
     /// The order matters: each step may bring about what a later one does, and none what an earlier one has done.
     /// Settled again at the same moment, nothing is left to do.
     pub fn settle(&mut self, key: VolumeKey, now: Moment, settings: &Settings) -> Settled {
+        #[cfg(test)]
+        assert!(self.class != BREAKS, "as the test wants");
         let mut settled = Settled::default();
         if self.give_up_at().is_some_and(|at| at <= now) {
             settled.gave_up = Some(self.lets_expire());
@@ -58,16 +67,25 @@ impl Volume {
             self.release(now);
         }
         let (missed, changed) = self.expire(now);
-        settled.missed = missed;
+        // Of one in doubt, nobody is missing anything.
+        settled.missed = if self.doubted { Vec::new() } else { missed };
         settled.changed |= changed;
         settled.changed |= self.retire(settings.drain, now);
         settled.unattended = self.unattended(settings.poll, now);
 
+        if self.doubted && self.stage == Stage::Mounted && self.has_run_out(now) {
+            settled.changed = true;
+            self.release(now);
+        }
         let mut wake = Wake { now, first: None };
         for at in self.transitions(settings) {
             wake.is_due(at);
         }
         for (task, at) in self.calls(key, settings, now) {
+            if self.doubted && task.kind() == CallKind::Renew && at <= now {
+                wake.is_due(now.plus(RECONSIDER));
+                continue;
+            }
             if wake.is_due(at) {
                 let care = self.care_mut(task);
                 if care.is_some_and(|care| care.calls.begin(task.kind())) {
@@ -98,6 +116,13 @@ impl Volume {
             return self.sessions.get_mut(&item).map(|held| &mut held.care);
         }
         self.grants.get_mut(&item).map(|held| &mut held.care)
+    }
+
+    /// Whether no token of it lives any more.
+    fn has_run_out(&self, now: Moment) -> bool {
+        self.sessions
+            .values()
+            .all(|held| held.dead || held.care.ended(now))
     }
 
     /// When a volume is given up that waits for the driver's retry, or whose pod is gone and path unseen.
@@ -220,7 +245,10 @@ impl Volume {
             }
         }
         for (key, held) in &self.grants {
-            if held.lost {
+            // What cannot be called for must not be due: it would be handed over and given back for ever.
+            let callable =
+                held.grant.lease_id().is_some() && self.sessions.contains_key(&held.session);
+            if held.lost || !callable {
                 continue;
             }
             match held.duty {

@@ -52,6 +52,8 @@ impl Worker {
             return;
         }
         self.surveyed_at = Some(now);
+        let doubted = self.volumes.values().filter(|volume| volume.doubted);
+        self.metrics.doubtful(doubted.count());
         let (mut nearest, mut demand) = (None, 0.0);
         let mut alive = [0_usize; NATURES.len()];
         let keys: Vec<VolumeKey> = self.volumes.keys().copied().collect();

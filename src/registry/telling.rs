@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::evidence::Verdict;
 use super::notice::{NoticeKind, Notices};
 use super::volume::Volume;
 use crate::grant::timing::Nature;
@@ -47,6 +48,25 @@ pub fn released(volume: &Volume, expires: bool, why: &str) {
         info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are left to expire, as the class says (onUnmount: expire)");
     } else {
         info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are revoked");
+    }
+}
+
+/// Says, once, that nothing shows that a volume is there, and once that something does again.
+pub fn judged(volume: &Volume, verdict: Verdict, notices: &Notices) {
+    let (pod, namespace) = (volume.pod.name.as_str(), volume.pod.namespace.as_str());
+    match verdict {
+        Verdict::Doubtful(why) if !volume.doubted => {
+            warn!(volume = %volume.id, pod, namespace, why, "nothing shows that this volume is still mounted: it is not renewed any more, and its credentials run out by themselves");
+            let text = format!(
+                "nothing shows that the volume of class {:?} is still mounted ({why}): its credentials are not renewed any more; a rotation poll ends that",
+                volume.class
+            );
+            notices.tell(volume, NoticeKind::CannotRenew, text);
+        }
+        Verdict::Alive if volume.doubted => {
+            info!(volume = %volume.id, pod, namespace, "the volume is there: it is renewed again");
+        }
+        Verdict::Doubtful(_) | Verdict::Alive => {}
     }
 }
 

@@ -1,11 +1,15 @@
 //! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
 
+mod broken;
+mod edited;
 mod ends;
+mod evidence;
 mod failing;
 mod histories;
 mod look_ups;
 mod mounts;
 mod outage;
+mod settle;
 mod world;
 mod writer;
 
@@ -44,6 +48,8 @@ enum Mood {
     LeasesBroken,
     /// No policy allows a look-up.
     LookUpsForbidden,
+    /// No policy but `default`: no lease may be revoked.
+    DefaultPolicy,
 }
 
 struct Server {
@@ -68,7 +74,11 @@ impl Server {
     fn renewal(&self, mood: Mood) -> Result<Renewal, KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
+            Mood::Well
+            | Mood::NoSuchLease
+            | Mood::LeasesBroken
+            | Mood::LookUpsForbidden
+            | Mood::DefaultPolicy => {
                 let sent = self.clock.now();
                 let granted = self.term.min(self.last.since(sent));
                 let term = Term::new(sent, granted);
@@ -89,7 +99,7 @@ impl Server {
     fn look_up(&self, mood: Mood, lease: bool) -> Result<(), KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well | Mood::LeasesBroken => Ok(()),
+            Mood::Well | Mood::LeasesBroken | Mood::DefaultPolicy => Ok(()),
             Mood::Away => Err(KeepError::Transient {
                 why,
                 retry_after: None,
@@ -101,12 +111,15 @@ impl Server {
         }
     }
 
-    fn revocation(mood: Mood) -> Result<Revoked, KeepError> {
+    fn revocation(mood: Mood, lease: bool) -> Result<Revoked, KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
-                Ok(Revoked::Accepted)
-            }
+            Mood::DefaultPolicy if lease => Err(KeepError::Forbidden { why }),
+            Mood::Well
+            | Mood::NoSuchLease
+            | Mood::LeasesBroken
+            | Mood::LookUpsForbidden
+            | Mood::DefaultPolicy => Ok(Revoked::Accepted),
             Mood::Away => Err(KeepError::Transient {
                 why,
                 retry_after: None,
@@ -197,7 +210,7 @@ impl LeaseKeeper for Fake {
         _: Arc<Session>,
         _: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
-        let answer = Server::revocation(self.0.note("revoke token"));
+        let answer = Server::revocation(self.0.note("revoke token"), false);
         Box::pin(async { answer })
     }
 
@@ -207,7 +220,7 @@ impl LeaseKeeper for Fake {
         _: String,
         _: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
-        let answer = Server::revocation(self.0.note("revoke lease"));
+        let answer = Server::revocation(self.0.note("revoke lease"), true);
         Box::pin(async { answer })
     }
 }
@@ -285,8 +298,13 @@ impl Node {
         });
         let metrics = Metrics::new();
         let (notices, told) = Notices::channel(metrics.clone());
+        // Nobody looks at paths here, or tells who is there.
+        let settings = Settings {
+            unattested: Duration::MAX,
+            ..Settings::default()
+        };
         let (registry, looks, worker) = Registry::start(
-            Settings::default(),
+            settings,
             Arc::new(Fake(Arc::clone(&server))),
             Arc::new(clock),
             Journal::none(),
@@ -294,7 +312,6 @@ impl Node {
             notices,
         );
         tokio::spawn(worker);
-        // Nobody looks at paths here.
         std::mem::forget(looks);
         Self {
             registry,
@@ -356,7 +373,16 @@ impl Node {
     }
 
     async fn mount_of(&self, spec: &Arc<MountSpec>) -> (bool, bool) {
-        let (claim, held) = self.registry.begin(Arc::clone(spec), true).await.unwrap();
+        self.mount_seen(spec, true).await
+    }
+
+    /// One whose path we cannot see.
+    async fn mount_unseen(&self, spec: &Arc<MountSpec>) {
+        self.mount_seen(spec, false).await;
+    }
+
+    async fn mount_seen(&self, spec: &Arc<MountSpec>, seen: bool) -> (bool, bool) {
+        let (claim, held) = self.registry.begin(Arc::clone(spec), seen).await.unwrap();
         let logs_in = held.session.is_none();
         let session = match held.session {
             Some(session) => session,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::care::{Care, Polls};
+use super::evidence::Evidence;
 use super::task::ItemKey;
 use crate::clock::Moment;
 use crate::grant::timing::{Life, resume_at};
@@ -123,6 +124,10 @@ pub struct Volume {
     pub missing_since: Option<Moment>,
     /// Its pod is gone and its path was never seen: when it is given up.
     pub forsaken_at: Option<Moment>,
+    /// What shows that it is there.
+    pub evidence: Evidence,
+    /// Nothing does: it is not renewed.
+    pub doubted: bool,
     pub polls: Polls,
     /// The last login at a poll.
     pub logged_in_at: Option<Moment>,
@@ -134,16 +139,27 @@ pub struct Volume {
 
 impl Volume {
     pub fn new(spec: &MountSpec) -> Self {
+        let (id, pod) = (spec.volume.clone(), spec.pod.clone());
         Self {
-            id: spec.volume.clone(),
-            pod: spec.pod.clone(),
             class: spec.class.clone(),
-            on_unmount: spec.on_unmount,
+            ..Self::of(id, pod, spec.on_unmount)
+        }
+    }
+
+    /// One that holds nothing yet.
+    pub fn of(id: VolumeId, pod: Pod, on_unmount: OnUnmount) -> Self {
+        Self {
+            id,
+            pod,
+            class: String::new(),
+            on_unmount,
             stage: Stage::Opening,
             mounting: false,
             seen: false,
             missing_since: None,
             forsaken_at: None,
+            evidence: Evidence::default(),
+            doubted: false,
             polls: Polls::default(),
             logged_in_at: None,
             requests: 0,
@@ -160,6 +176,7 @@ impl Volume {
     /// Goes on after a restart: renewals spread out, what was owed its revocation gets it now, and a
     /// first Mount that was cut short waits `park` for its volume to come back.
     pub fn resume(&mut self, poll: Duration, park: Duration, now: Moment) {
+        self.evidence.begin(now);
         for (duty, care) in self.duties() {
             // As if all had just been seen: their look-ups spread over most of the interval.
             care.seen_alive_at = now;
@@ -181,6 +198,8 @@ impl Volume {
             // Leases we never saw may hang from its session: it is not built upon.
             self.forsaken_at = Some(now.plus(park));
         }
+        // What ended meanwhile, or what no call can be made for, waits for nothing.
+        self.settle_releases(now);
     }
 
     /// A Mount begins. What an earlier process left half-done is not built upon; tells whether there was any.
@@ -204,6 +223,9 @@ impl Volume {
         self.on_unmount = spec.on_unmount;
         self.mounting = true;
         self.seen |= seen;
+        if seen {
+            self.evidence.path_seen(now);
+        }
         self.missing_since = None;
         self.forsaken_at = None;
         cut_short

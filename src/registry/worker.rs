@@ -12,6 +12,7 @@ use tracing::{error, info};
 
 use super::calls::Finished;
 use super::deadline_queue::DeadlineQueue;
+use super::evidence::{Sources, Verdict};
 use super::heartbeat::Heartbeat;
 use super::journal::{Journal, Writer};
 use super::notice::Notices;
@@ -50,6 +51,8 @@ pub(super) struct Worker {
     /// Renewals and revocations that wait for their turn.
     pub(super) waiting_calls: usize,
     pub(super) uses: Uses,
+    /// When each source of evidence last worked.
+    pub(super) sources: Sources,
     /// When the metrics that look at every volume were made last.
     pub(super) surveyed_at: Option<Moment>,
     pub(super) journal: Option<Writer>,
@@ -87,6 +90,7 @@ impl Worker {
             jobs: JoinSet::new(),
             waiting_calls: 0,
             uses: Uses::default(),
+            sources: Sources::new(now),
             journal: Some(writer),
             written: Some(Box::pin(written)),
         };
@@ -239,6 +243,7 @@ impl Worker {
                 let _ = reply.send(self.observed(sightings));
             }
             Message::PodGone { uid, grace } => self.pod_gone(&uid, grace),
+            Message::PodsThere { uids } => self.pods_there(&uids),
             // Ends the loop before it comes here.
             Message::Stop { .. } => {}
         }
@@ -251,7 +256,9 @@ impl Worker {
             None => {
                 let key = self.new_key();
                 self.keys.insert(spec.volume.clone(), key);
-                self.volumes.insert(key, Volume::new(spec));
+                let mut volume = Volume::new(spec);
+                volume.evidence.begin(now);
+                self.volumes.insert(key, volume);
                 let _ = self.look.send(spec.volume.clone());
                 key
             }
@@ -259,6 +266,9 @@ impl Worker {
         let Some(volume) = self.volumes.get_mut(&key) else {
             return Held::default();
         };
+        if volume.stage == Stage::Mounted {
+            self.sources.polled(now);
+        }
         let cut_short = volume.begin(spec, seen, now);
         let poll = volume.polls.interval(self.settings.poll);
         let held = Held {
@@ -352,6 +362,10 @@ impl Worker {
 
     /// A volume has changed: what is due for it is done, and it is written down.
     pub(super) fn changed(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
+        // A call may end after its volume was set aside, whose credentials are still in use.
+        if !self.volumes.contains_key(&key) {
+            return;
+        }
         self.guarded(key, |worker| {
             worker.note_uses(key);
             if worker.carry_out(key) {
@@ -378,6 +392,9 @@ impl Worker {
             self.deadlines.set(key, None);
             return false;
         };
+        let verdict = volume.verdict(&self.sources, &settings, now);
+        telling::judged(volume, verdict, &self.notices);
+        volume.doubted = verdict != Verdict::Alive;
         let settled = volume.settle(key, now, &settings);
         if let Some(expires) = settled.gave_up {
             telling::released(volume, expires, "its mount never came to an end");

@@ -92,13 +92,13 @@ impl Loading {
         let name = name_of(file);
         self.tried.entry(name.clone()).or_default().times += 1;
         self.write();
-        super::steps::reached("while a record is loaded");
         let mut found = |pod: String| {
             if let Some(tried) = self.tried.get_mut(&name) {
                 // A tab or a line's end would break the file's form.
                 tried.pod = pod.replace(char::is_control, " ");
                 self.write();
             }
+            super::steps::reached("while a record is loaded");
         };
         let loaded = catch_unwind(AssertUnwindSafe(|| load(file, &mut found)));
         if loaded.is_ok() {

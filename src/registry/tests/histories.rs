@@ -32,6 +32,7 @@ struct Running {
     registry: Registry,
     worker: tokio::task::JoinHandle<()>,
     metrics: Metrics,
+    sweeper: tokio::task::JoinHandle<()>,
     _told: mpsc::Receiver<notice::Notice>,
 }
 
@@ -90,6 +91,7 @@ impl History {
     }
 
     async fn restart(&mut self, kill: bool, alter: impl FnOnce(&mut Self)) {
+        self.running.sweeper.abort();
         if kill {
             self.running.worker.abort();
         } else {
@@ -174,6 +176,7 @@ impl History {
                 let taken = claim.end(Ending::Complete { session, grants }).await;
                 if taken.unwrap() && outcome > 2 {
                     self.running.registry.answered(spec.volume.clone());
+                    self.world.there.lock().unwrap().insert(spec.volume.clone());
                     known.lease = lease;
                     known.parked = false;
                 } else {
@@ -230,6 +233,7 @@ impl History {
 
     async fn unmount(&mut self, volume: u64) {
         let id = spec_of(&format!("uid-{volume}")).volume;
+        self.world.there.lock().unwrap().remove(&id);
         for _ in 0..2 {
             let absent = vec![(id.clone(), Sighting::Absent)];
             self.running.registry.observed(absent).await;
@@ -287,11 +291,23 @@ fn start(world: &Arc<World>, directory: &tempfile::TempDir) -> Running {
         metrics.clone(),
         notices,
     );
+    let sweeper = tokio::spawn(sweep(Arc::clone(world), registry.clone()));
     Running {
+        sweeper,
         registry,
         worker: tokio::spawn(worker),
         metrics,
         _told: told,
+    }
+}
+
+/// Looks at the paths, as `paths.rs` does.
+async fn sweep(world: Arc<World>, registry: Registry) {
+    loop {
+        pass(60 * SECOND).await;
+        let there = world.there.lock().unwrap().clone();
+        let seen = there.into_iter().map(|volume| (volume, Sighting::Present));
+        registry.observed(seen.collect()).await;
     }
 }
 
@@ -344,11 +360,7 @@ async fn any_event(history: &mut History) {
             let kill = history.dice.one_in(2);
             history.restart(kill, |_| ()).await;
         }
-        13 => {
-            history
-                .restart(false, |history| alter_numbers(history))
-                .await
-        }
+        13 => history.restart(false, alter_numbers).await,
         _ => {
             use Temper::{Away, Breaks, Closed, Hangs, Hostile, Well};
             let temper = history

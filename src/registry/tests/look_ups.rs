@@ -134,5 +134,6 @@ async fn a_look_up_that_became_pointless_while_it_waited_is_made_when_it_is_due_
         "a poll has used it"
     );
     pass(TEN_MINUTES).await;
-    assert_eq!(node.server.count("look the token up"), 1);
+    // After 40 to 90 % of the time, drawn once.
+    assert!((1..=2).contains(&node.server.count("look the token up")));
 }

@@ -118,6 +118,8 @@ pub struct Books {
 pub struct World {
     pub clock: Arc<JumpClock>,
     pub books: Mutex<Books>,
+    /// The volumes whose paths are there.
+    pub there: Mutex<std::collections::HashSet<VolumeId>>,
 }
 
 /// What is done to the server.
@@ -132,6 +134,7 @@ impl World {
     pub fn new(seed: u64, term: Duration) -> Self {
         Self {
             clock: Arc::new(JumpClock::new()),
+            there: Mutex::default(),
             books: Mutex::new(Books {
                 temper: Temper::Well,
                 term,
