@@ -126,9 +126,7 @@ pub async fn watch(
 ) {
     let mut hints = Hints::new();
     // Started anew, it does not hear of the known ones again.
-    for volume in registry.paths().await {
-        hints.add(&volume, &sight);
-    }
+    hints.add(registry.paths().await, &sight).await;
     // What was missing at the start was told then, and may have come, or be of no use on this node.
     let mut seeing = None;
     let mut sweep = Instant::now() + settings.interval;
@@ -142,12 +140,11 @@ pub async fn watch(
             }
             Some(volume) = asked.recv() => {
                 heartbeat.beat();
-                hints.add(&volume, &sight);
                 let mut targets = vec![volume];
                 while let Ok(volume) = asked.try_recv() {
-                    hints.add(&volume, &sight);
                     targets.push(volume);
                 }
+                hints.add(targets.clone(), &sight).await;
                 (targets, false)
             }
             volumes = hints.next() => {
@@ -232,23 +229,35 @@ impl Hints {
         hints
     }
 
-    fn add(&mut self, volume: &VolumeId, sight: &Sight) {
+    /// Watches beside these volumes. Off the runtime's threads: a path is looked up, in a file system that may hang.
+    async fn add(&mut self, volumes: Vec<VolumeId>, sight: &Sight) {
         let Some(events) = &self.events else {
             return;
         };
-        let path = sight.seen_at(&volume.target_path);
-        let Some(parent) = path.as_deref().and_then(Path::parent) else {
-            return;
-        };
-        let mask = WatchMask::DELETE | WatchMask::MOVED_FROM | WatchMask::DELETE_SELF;
-        match events.watches().add(parent, mask) {
-            Ok(watch) => {
-                self.by_volume.insert(volume.clone(), watch.clone());
-                self.by_watch.insert(watch, volume.clone());
+        let (mut watches, sight) = (events.watches(), sight.clone());
+        let add = move || {
+            let mask = WatchMask::DELETE | WatchMask::MOVED_FROM | WatchMask::DELETE_SELF;
+            let mut added = Vec::with_capacity(volumes.len());
+            for volume in volumes {
+                let path = sight.seen_at(&volume.target_path);
+                if let Some(parent) = path.as_deref().and_then(Path::parent) {
+                    added.push((volume, watches.add(parent, mask)));
+                }
             }
-            // Gone already: the look that follows sees that.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.tell(&error),
+            added
+        };
+        // The periodic look does the work where this breaks down.
+        let added = tokio::task::spawn_blocking(add).await.unwrap_or_default();
+        for (volume, result) in added {
+            match result {
+                Ok(watch) => {
+                    self.by_volume.insert(volume.clone(), watch.clone());
+                    self.by_watch.insert(watch, volume);
+                }
+                // Gone already: the look that follows sees that.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.tell(&error),
+            }
         }
     }
 
