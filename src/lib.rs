@@ -11,6 +11,7 @@
 //! | [`config`], [`telemetry`] | flags and environment; the log |
 //! | [`check`] | `leasehold check` and `leasehold schema`: classes judged without a cluster |
 //! | [`app`] | the wiring: what starts, and in which order it stops |
+//! | [`supervisor`], [`liveness`] | background tasks that end are started again; parts that stall are told |
 //! | [`provider`] | the gRPC edge: messages, the socket, the table of codes |
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`paths`], [`pods`] | how we learn that a volume is gone |
@@ -41,6 +42,7 @@ pub mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod grant;
+pub mod liveness;
 pub mod memory;
 pub mod metrics;
 pub mod missing;
@@ -57,6 +59,7 @@ pub mod registry;
 pub mod render;
 pub mod service_account;
 pub mod spec;
+pub mod supervisor;
 pub mod telemetry;
 pub mod vault;
 pub mod version_key;

@@ -7,6 +7,7 @@ mod api;
 mod bare;
 mod classify;
 mod connect;
+mod connections;
 mod dispatcher;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -19,6 +20,7 @@ mod raw;
 mod read;
 mod redirect;
 mod request;
+mod tenant;
 mod tls;
 mod transport;
 
@@ -75,6 +77,8 @@ pub struct Settings {
     pub redirects: Redirects,
     /// How old a connection may grow before another is made in its place.
     pub max_connection_age: Duration,
+    /// Connections at once, to all servers together; half of them for one tenant.
+    pub max_connections: usize,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
     /// Where large replies are parsed.
@@ -95,6 +99,7 @@ impl Default for Settings {
             proxies: Proxies::default(),
             redirects: Redirects::default(),
             max_connection_age: Duration::from_secs(120),
+            max_connections: 1024,
             refresh: Duration::from_secs(3600),
             processor: BlockingPool::for_processor(),
         }
@@ -146,6 +151,7 @@ impl Vault {
                     settings.connect_timeout,
                     settings.max_connection_age,
                     settings.proxies.clone(),
+                    settings.max_connections,
                 ),
             ),
             settings,
@@ -309,7 +315,7 @@ impl Vault {
         call: impl Future<Output = Result<T, VaultError>>,
     ) -> Result<T, VaultError> {
         let started = Instant::now();
-        let result = call.await;
+        let result = tenant::on_behalf_of(&scope.tenant, call).await;
         let status = match &result {
             Ok(_) => "ok".to_owned(),
             Err(error) => error

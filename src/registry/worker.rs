@@ -59,7 +59,8 @@ pub(super) struct Worker {
     /// When the metrics that look at every volume were made last.
     pub(super) surveyed_at: Option<Moment>,
     pub(super) journal: Option<Writer>,
-    written: Option<BoxFuture<'static, ()>>,
+    /// The journal's writer, until it runs.
+    pub(super) written: Option<BoxFuture<'static, ()>>,
 }
 
 impl Worker {
@@ -105,7 +106,7 @@ impl Worker {
         let Some(written) = self.written.take() else {
             return;
         };
-        let writing = tokio::spawn(written);
+        let mut writing = tokio::spawn(written);
         let stopped = loop {
             self.heartbeat.beat(self.clock.now());
             if let Some(stopped) = self.take_messages(&mut inbox) {
@@ -127,6 +128,11 @@ impl Worker {
                     None => break None,
                 },
                 Some(finished) = self.jobs.join_next() => self.finished(finished),
+                // Whoever waits for a journalled state would wait for ever.
+                ended = &mut writing => {
+                    error!(panicked = ended.is_err(), "the journal's writer has ended by itself: so does the registry, and is started anew");
+                    return;
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         };
