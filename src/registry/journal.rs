@@ -6,6 +6,8 @@
 //! | `<volume>.<key>.body` | `leasehold-body 2 <SHA-256 of the rest>`, then a line with the request's arguments, then the reply. Written once, before the first record that names it; erased after the first one that does not |
 //! | `….tmp` | a file that is being written |
 //! | `<volume>.corrupt` | a record that could not be used |
+//! | `<volume>.quarantined` | a record that broke the daemon twice |
+//! | `loading` | the records that are being loaded: see [`loading`] |
 //!
 //! `<volume>` is a hash of the pod's UID and the target path. Every other file in the directory is left alone.
 //! Every reply that is not a static read is kept, private keys included, because the next poll must be answered
@@ -15,6 +17,7 @@
 //! Format 1 (version 0.1) had the replies in the record. It is read, and replaced by format 2.
 
 mod files;
+mod loading;
 mod replay;
 mod steps;
 mod writer;
@@ -34,7 +37,7 @@ use self::files::Files;
 pub(super) use self::files::{parsed_body, parsed_record};
 pub(super) use self::replay::{Found, Replayed};
 pub(super) use self::writer::{Snapshot, Writer};
-use super::agenda::ItemKey;
+use super::task::ItemKey;
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 

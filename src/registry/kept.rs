@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tracing::{error, warn};
 
-use super::agenda::{ItemKey, VolumeKey};
 use super::journal::Snapshot;
 use super::notice::{NoticeKind, Notices};
 use super::quota::Quota;
 use super::record::Record;
+use super::task::{ItemKey, VolumeKey};
 use super::volume::{Duty, Volume};
 use super::worker::Worker;
 
@@ -38,6 +38,13 @@ impl KeptReplies {
             dropped: BTreeMap::new(),
             shown: None,
         }
+    }
+
+    /// A volume is gone.
+    pub fn forget(&mut self, key: VolumeKey) {
+        self.quota.set_bodies(key, "", BTreeMap::new());
+        self.quota.set_record(key, 0);
+        self.dropped.remove(&key);
     }
 }
 
@@ -89,9 +96,9 @@ impl Worker {
     pub fn keep(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
         let mut changed = self.fit_in(key);
         changed.remove(&key);
-        self.write_down(key, done);
+        self.put_down(key, done);
         for loser in changed {
-            self.write_down(loser, None);
+            self.put_down(loser, None);
         }
         self.show_kept(key);
     }
@@ -108,7 +115,7 @@ impl Worker {
             changed.insert(key);
         }
         for volume in changed {
-            self.write_down(volume, None);
+            self.put_down(volume, None);
         }
         self.show_kept(key);
     }
@@ -146,7 +153,7 @@ impl Worker {
         changed
     }
 
-    fn write_down(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
+    fn put_down(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
         let (Some(volume), Some(journal)) = (self.volumes.get(&key), &self.journal) else {
             return;
         };

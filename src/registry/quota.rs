@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::agenda::{ItemKey, VolumeKey};
+use super::task::{ItemKey, VolumeKey};
 
 /// What is kept, by namespace and volume.
 pub struct Quota {
@@ -96,7 +96,10 @@ impl Quota {
     /// Takes in the size of a volume's record, in bytes; zero: it has none.
     pub fn set_record(&mut self, volume: VolumeKey, size: usize) {
         let mut kept = self.volumes.remove(&volume).unwrap_or_default();
-        self.records = self.records.saturating_sub(kept.record).saturating_add(size);
+        self.records = self
+            .records
+            .saturating_sub(kept.record)
+            .saturating_add(size);
         kept.record = size;
         self.put_back(volume, kept);
     }
@@ -208,7 +211,8 @@ mod tests {
                     .collect::<BTreeMap<_, _>>();
                 quota.set_bodies(volume, &namespace, bodies.clone());
                 all.insert(volume, (namespace, bodies));
-                let used = |all: &BTreeMap<VolumeKey, (String, BTreeMap<ItemKey, usize>)>, of: &str| {
+                let used = |all: &BTreeMap<VolumeKey, (String, BTreeMap<ItemKey, usize>)>,
+                            of: &str| {
                     let those = all.values().filter(|(namespace, _)| namespace == of);
                     those.flat_map(|(_, bodies)| bodies.values()).sum::<usize>()
                 };

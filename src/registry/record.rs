@@ -3,14 +3,15 @@
 //! The record is small, because it is written at each change. A reply's body has a file of its own, which never
 //! changes; the arguments of its request are in it as well, for they may be as large.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::agenda::ItemKey;
 use super::care::{Care, Polls};
+use super::evidence::Evidence;
+use super::task::ItemKey;
 use super::volume::{Duty, HeldGrant, HeldSession, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Life;
@@ -68,7 +69,11 @@ struct GrantRecord {
     #[serde(default)]
     has_body: bool,
     /// Where records of the first format have it.
-    #[serde(default, with = "exposed_where_given", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        with = "exposed_where_given",
+        skip_serializing_if = "Option::is_none"
+    )]
     body: Option<Secret>,
     keep: Keep,
     term: Term,
@@ -137,10 +142,7 @@ impl Body {
             keys: self.keys,
             raw: false,
             keep: Keep::Written,
-            term: Term {
-                sent,
-                granted: std::time::Duration::ZERO,
-            },
+            term: Term::endless(sent),
         }
     }
 }
@@ -245,17 +247,10 @@ impl Record {
         self.grants.iter().any(|grant| grant.key.is_none())
     }
 
-    /// Whether its keys can be counted on from.
-    pub fn has_sound_keys(&self) -> bool {
-        let sessions = self.sessions.iter().map(|session| session.key);
-        let grants = self.grants.iter().filter_map(|grant| grant.key);
-        sessions.chain(grants).all(|key| key < u64::MAX / 2)
-    }
-
     /// The grants that have a body in a file of its own.
     pub fn bodies(&self) -> impl Iterator<Item = ItemKey> {
         let grants = self.grants.iter().filter(|grant| grant.has_body);
-        grants.filter_map(|grant| grant.key)
+        grants.filter_map(|grant| grant.key.filter(|key| is_sound(*key)))
     }
 
     /// The volume of a record. `same_boot` tells whether its moments mean anything on this node's clock;
@@ -272,14 +267,19 @@ impl Record {
                 term
             } else {
                 // When it was granted is unknown: at the latest it ends its whole term from now.
-                Term { sent: now, ..term }
+                Term::new(now, term.granted())
             }
         };
         let care = |mut life: Life| {
             life.term = in_this_boot(life.term);
             Care::new(life)
         };
-        let sessions = self.sessions.into_iter().map(|record| {
+        // Keys are given anew: those of a file may be any numbers, and the worker counts on from the largest.
+        let renumbered: HashMap<u64, u64> = (0..)
+            .zip(&self.sessions)
+            .map(|(new, record)| (record.key, new))
+            .collect();
+        let sessions = (0..).zip(self.sessions).map(|(key, record)| {
             let session = Session {
                 id: record.id,
                 endpoint: record.endpoint,
@@ -300,22 +300,26 @@ impl Record {
                 dead: record.dead,
                 shared: false,
             };
-            (record.key, held)
+            (key, held)
         });
         let sessions = sessions.collect();
-        let grants = (0..).zip(self.grants).map(|(place, record)| {
-            let key = record.key.unwrap_or(place);
+        let grants = (0..).zip(self.grants).filter_map(|(place, record)| {
+            // Without its session nothing can be done for it.
+            let session = renumbered.get(&record.session).copied()?;
+            let key = record.key.filter(|key| is_sound(*key));
             let inline = record.body.map(|body| Body {
                 args: record.request.args.clone(),
                 keys: None,
                 bytes: SecretBytes::from(body.expose().as_bytes().to_vec()),
             });
-            let body = inline.or_else(|| record.has_body.then(|| body(key)).flatten());
+            let named = key.filter(|_| record.has_body);
+            let body = inline.or_else(|| named.and_then(&mut body));
             let body = body.unwrap_or_else(|| Body {
                 args: None,
                 keys: None,
                 bytes: SecretBytes::from(Vec::new()),
             });
+            let key = key.unwrap_or(place);
             let grant = Grant {
                 request: Request {
                     args: body.args,
@@ -330,13 +334,13 @@ impl Record {
             };
             let held = HeldGrant {
                 grant: Arc::new(grant),
-                session: record.session,
+                session,
                 care: care(record.life),
                 duty: record.duty,
                 lost: record.lost,
                 shared: false,
             };
-            (key, held)
+            Some((key, held))
         });
         let grants = grants.collect();
         let mut volume = Volume {
@@ -350,6 +354,8 @@ impl Record {
             missing_since: None,
             logged_in_at: None,
             forsaken_at: self.forsaken_at.filter(|_| same_boot),
+            evidence: Evidence::default(),
+            doubted: false,
             polls: if same_boot {
                 self.polls
             } else {
@@ -364,6 +370,11 @@ impl Record {
         }
         volume
     }
+}
+
+/// Whether the worker can count on from a key. Those of a file may be any numbers.
+const fn is_sound(key: ItemKey) -> bool {
+    key < u64::MAX / 2
 }
 
 /// JSON with room for a line's end.

@@ -1,13 +1,13 @@
 //! What of a reply the next poll needs. A large reply is cut down to the keys that its objects name before it is
 //! kept: a tenant's class would else decide how much of the node's memory its replies take.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
-use super::gojson::{self, Unreadable};
-use super::unwrapped;
+use super::gojson::Unreadable;
+use super::measure;
 use crate::grant::Grant;
 use crate::redacted::SecretBytes;
 use crate::spec::{Object, Selector};
@@ -16,7 +16,7 @@ use crate::spec::{Object, Selector};
 /// credential.
 const SMALL: usize = 16 * 1024;
 /// The data lies in a map of its own, so that a key `data` of a reply is not taken for the data itself (see
-/// [`unwrapped`]).
+/// `measure.rs`).
 const OPENS: &str = "{\"data\":{\"data\":{";
 const CLOSES: &str = "}}}";
 
@@ -60,12 +60,16 @@ pub fn needed(objects: &[Object], grant: &Arc<Grant>) -> Arc<Grant> {
 fn cut(grant: &Grant, keys: &BTreeSet<&str>) -> Result<Option<SecretBytes>, Unreadable> {
     let body = grant.body.expose();
     let reply: &RawValue = serde_json::from_slice(body).map_err(|_| Unreadable)?;
-    let data = unwrapped(&gojson::fields(reply)?)?;
+    if !reply.get().starts_with('{') {
+        return Err(Unreadable);
+    }
+    let mut found: HashMap<&str, Option<&str>> = keys.iter().map(|key| (*key, None)).collect();
+    measure::values(reply.get(), &mut found)?;
     let mut fields = Vec::new();
     for key in keys {
-        if let Some(value) = data.get(*key) {
+        if let Some(value) = found.get(key).copied().flatten() {
             let name = serde_json::to_string(key).map_err(|_| Unreadable)?;
-            fields.push((name, value.get()));
+            fields.push((name, value));
         }
     }
     let size = |(name, value): &(String, &str)| name.len() + value.len() + 2;
@@ -127,10 +131,7 @@ mod tests {
             keys: None,
             raw: false,
             keep: Keep::Written,
-            term: Term {
-                sent: Moment::from_boot(Duration::ZERO),
-                granted: Duration::from_secs(60),
-            },
+            term: Term::new(Moment::from_boot(Duration::ZERO), Duration::from_secs(60)),
         })
     }
 
@@ -154,7 +155,8 @@ mod tests {
         let deep = "[".repeat(100) + &"]".repeat(100);
         let replies = [
             json!({"data": {"k": "v", "more": more}}).to_string(),
-            json!({"data": {"data": {"k": {"b": 1, "a": "<"}, "more": more}, "metadata": {}}}).to_string(),
+            json!({"data": {"data": {"k": {"b": 1, "a": "<"}, "more": more}, "metadata": {}}})
+                .to_string(),
             // A key that is called as the data is, at every depth.
             json!({"data": {"data": "text", "k": 1, "more": more}}).to_string(),
             json!({"data": {"data": {"data": {"k": 2}, "k": 3, "more": more}}}).to_string(),
@@ -177,8 +179,15 @@ mod tests {
         for body in &replies {
             let whole = grant(body);
             for encoding in [Encoding::Utf8, Encoding::Base64, Encoding::Hex] {
-                for keys in [&["k"][..], &["data"], &["k", "data"], &["a.b \"c\\ü"], &["absent"]] {
-                    let objects: Vec<_> = keys.iter().map(|key| object(Some(key), encoding)).collect();
+                for keys in [
+                    &["k"][..],
+                    &["data"],
+                    &["k", "data"],
+                    &["a.b \"c\\ü"],
+                    &["absent"],
+                ] {
+                    let objects: Vec<_> =
+                        keys.iter().map(|key| object(Some(key), encoding)).collect();
                     let kept = needed(&objects, &whole);
                     assert!(
                         rendered(&objects, &kept) == rendered(&objects, &whole),
@@ -200,7 +209,10 @@ mod tests {
         assert!(cut.body.expose() == br#"{"data":{"data":{"k":"v"}}}"#);
         assert!(cut.body.expose().len() < 100);
         let other = object(Some("l"), Encoding::Utf8);
-        assert!(!cut.answers(&[key.clone(), other.clone()]), "an edited class");
+        assert!(
+            !cut.answers(&[key.clone(), other.clone()]),
+            "an edited class"
+        );
         assert!(!cut.answers(&[object(None, Encoding::Utf8)]));
         // Cut again, nothing is lost and nothing gained.
         assert!(Arc::ptr_eq(&needed(&[other], &cut), &cut));
@@ -208,8 +220,14 @@ mod tests {
         assert!(kept(&whole, &body).keys.is_none(), "the whole response");
         let small = json!({"data": {"k": "v", "l": 1}});
         assert!(kept(std::slice::from_ref(&key), &small).keys.is_none());
-        let elsewhere = Object { request: request("other"), ..key.clone() };
-        assert!(kept(&[elsewhere], &body).keys.is_none(), "not for us to say");
+        let elsewhere = Object {
+            request: request("other"),
+            ..key.clone()
+        };
+        assert!(
+            kept(&[elsewhere], &body).keys.is_none(),
+            "not for us to say"
+        );
         let all_of_it = json!({"data": {"data": {"k": more}}});
         assert!(kept(&[key], &all_of_it).keys.is_none(), "nothing is saved");
     }

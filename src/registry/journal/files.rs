@@ -11,8 +11,8 @@ use aws_lc_rs::digest;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use super::super::agenda::ItemKey;
 use super::super::record::{Body, Record};
+use super::super::task::ItemKey;
 use super::steps;
 use crate::grant::Grant;
 use crate::spec::VolumeId;
@@ -55,7 +55,7 @@ impl Name {
         match parts.as_slice() {
             ["", "json"] => Some(Self::Record(volume.to_owned())),
             ["", "tmp"] => Some(Self::Temporary),
-            ["", "corrupt"] => Some(Self::SetAside),
+            ["", "corrupt" | "quarantined"] => Some(Self::SetAside),
             ["", number, "body"] => Some(Self::Body(volume.to_owned(), key(number)?)),
             ["", number, "tmp"] => key(number).map(|_| Self::Temporary),
             _ => None,
@@ -106,10 +106,7 @@ impl Files {
     /// Replaces a volume's record.
     pub fn write_record(&self, volume: &str, record: &[u8]) -> io::Result<()> {
         let header = format!("{RECORD} {} {}\n", self.boot_id, checksum(&[record]));
-        replace(
-            &self.record_path(volume),
-            &[header.as_bytes(), record],
-        )
+        replace(&self.record_path(volume), &[header.as_bytes(), record])
     }
 
     /// Writes a grant's body, which never changes.
@@ -248,9 +245,6 @@ pub fn parsed_record(bytes: &[u8]) -> Result<(Record, &str), String> {
             error.column()
         )
     })?;
-    if !record.has_sound_keys() {
-        return Err("its keys are out of range".to_owned());
-    }
     Ok((record, boot_id))
 }
 

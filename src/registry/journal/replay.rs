@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,6 +11,7 @@ use tracing::{error, warn};
 use super::super::volume::Volume;
 use super::BodyFiles;
 use super::files::{Files, Name};
+use super::loading::Loading;
 use crate::clock::Moment;
 use crate::metrics::Metrics;
 
@@ -17,7 +19,7 @@ use crate::metrics::Metrics;
 /// memory. What cannot be used is set aside with a loud error; the others load.
 pub struct Replayed {
     files: Option<Arc<Files>>,
-    volumes: std::vec::IntoIter<String>,
+    volumes: BTreeSet<String>,
     bodies: BodyFiles,
     now: Moment,
     metrics: Metrics,
@@ -25,8 +27,6 @@ pub struct Replayed {
 
 /// A volume that was found.
 pub struct Found {
-    /// Its record's file, by which it can be set aside.
-    pub file: String,
     pub volume: Volume,
     /// The size of its record, in bytes.
     pub record: usize,
@@ -36,7 +36,7 @@ pub struct Found {
 
 impl Replayed {
     /// Looks through the directory. Erases what a kill has left: files half-written, bodies that no record names.
-    pub fn over(
+    pub(super) fn over(
         files: Option<Arc<Files>>,
         bodies: BodyFiles,
         now: Moment,
@@ -45,24 +45,50 @@ impl Replayed {
         let volumes = files
             .as_ref()
             .map_or_else(BTreeSet::new, |files| look_through(files, &bodies, metrics));
-        let volumes: Vec<String> = volumes.into_iter().collect();
         let replayed = Self {
             files,
-            volumes: volumes.into_iter(),
+            volumes,
             bodies,
             now,
             metrics: metrics.clone(),
         };
         let all: Vec<String> = replayed.bodies.lock().keys().cloned().collect();
-        let heads: BTreeSet<&String> = replayed.volumes.as_slice().iter().collect();
-        for volume in all.iter().filter(|volume| !heads.contains(volume)) {
+        let has_record = |volume: &&String| replayed.volumes.contains(*volume);
+        for volume in all.iter().filter(|volume| !has_record(volume)) {
             replayed.erase_bodies(volume, &BTreeSet::new());
         }
         replayed
     }
 
+    /// Reads one volume after the other, tries it out, and hands it over. What breaks that twice is set aside: see
+    /// [`super::loading`].
+    pub fn load(self, try_out: &dyn Fn(&Volume), take: &mut dyn FnMut(Found)) {
+        let Some(files) = self.files.clone() else {
+            return;
+        };
+        let paths = self.volumes.iter().map(|volume| files.record_path(volume));
+        let mut load = |path: &Path, told: &mut dyn FnMut(String)| {
+            let volume = path.file_stem().unwrap_or_default().to_string_lossy();
+            match self.read(&files, &volume) {
+                Ok(found) => {
+                    let pod = &found.volume.pod;
+                    told(format!("{}/{}", pod.namespace, pod.name));
+                    try_out(&found.volume);
+                    take(found);
+                }
+                Err(reason) => self.set_aside(&volume, &reason),
+            }
+        };
+        Loading::of(files.directory()).load_all(paths.collect(), &self.metrics, &mut load);
+        for volume in &self.volumes {
+            if !files.record_path(volume).exists() {
+                self.erase_bodies(volume, &BTreeSet::new());
+            }
+        }
+    }
+
     /// Puts a volume's files out of the way: it cannot be used.
-    pub fn set_aside(&self, volume: &str, reason: &str) {
+    fn set_aside(&self, volume: &str, reason: &str) {
         let Some(files) = &self.files else {
             return;
         };
@@ -91,7 +117,6 @@ impl Replayed {
         outdated |= !unusable.is_empty();
         self.erase_bodies(volume, &named.difference(&unusable).copied().collect());
         Ok(Found {
-            file: volume.to_owned(),
             volume: replayed,
             record: size,
             outdated,
@@ -111,21 +136,6 @@ impl Replayed {
                     self.metrics.journal_error("write");
                     warn!(%error, volume, key, "a reply in the journal that nothing names cannot be erased");
                 }
-            }
-        }
-    }
-}
-
-impl Iterator for Replayed {
-    type Item = Found;
-
-    fn next(&mut self) -> Option<Found> {
-        let files = self.files.clone()?;
-        loop {
-            let volume = self.volumes.next()?;
-            match self.read(&files, &volume) {
-                Ok(found) => return Some(found),
-                Err(reason) => self.set_aside(&volume, &reason),
             }
         }
     }

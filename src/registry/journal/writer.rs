@@ -17,9 +17,10 @@ use zeroize::Zeroizing;
 
 use super::BodyFiles;
 use super::files::{self, Files};
+use super::loading;
 use crate::grant::Grant;
 use crate::metrics::Metrics;
-use crate::registry::agenda::ItemKey;
+use crate::registry::task::ItemKey;
 use crate::spec::VolumeId;
 
 /// How long a write that failed is left alone; the disk may have room again by then.
@@ -51,7 +52,18 @@ impl Writer {
         self.queue.put(Order {
             volume: files::name(volume),
             state,
+            aside: false,
             done: done.into_iter().collect(),
+        });
+    }
+
+    /// Sets a volume's record aside: what it holds broke the daemon.
+    pub fn quarantine(&self, volume: &VolumeId) {
+        self.queue.put(Order {
+            volume: files::name(volume),
+            state: None,
+            aside: true,
+            done: Vec::new(),
         });
     }
 }
@@ -67,6 +79,8 @@ struct Order {
     volume: String,
     /// `None` erases the files.
     state: Option<Snapshot>,
+    /// In place of that: the record is set aside.
+    aside: bool,
     /// Told when it was carried out.
     done: Vec<oneshot::Sender<()>>,
 }
@@ -105,6 +119,7 @@ impl Queue {
         match waiting.orders.get_mut(&order.volume) {
             Some(earlier) => {
                 earlier.state = order.state;
+                earlier.aside = order.aside;
                 earlier.done.append(&mut order.done);
             }
             None => {
@@ -141,12 +156,7 @@ pub fn start(
     (writer, write(files, bodies, queue, metrics))
 }
 
-async fn write(
-    files: Option<Arc<Files>>,
-    bodies: BodyFiles,
-    queue: Arc<Queue>,
-    metrics: Metrics,
-) {
+async fn write(files: Option<Arc<Files>>, bodies: BodyFiles, queue: Arc<Queue>, metrics: Metrics) {
     let mut disk = files.map(|files| Disk {
         files,
         bodies,
@@ -160,7 +170,7 @@ async fn write(
         tokio::select! {
             () = queue.changed.notified() => {}
             () = tokio::time::sleep_until(retry_at), if failing => {}
-            () = tokio::time::sleep_until(tidy_at) => {}
+            () = tokio::time::sleep_until(tidy_at), if disk.is_some() => {}
         }
         // Asked before the queue is: what was put before the end is written.
         let closed = queue.is_closed();
@@ -246,7 +256,10 @@ impl Disk {
         let volume = order.volume.as_str();
         let on_disk = self.bodies.of(volume);
         let Some(state) = &order.state else {
-            self.files.erase_record(volume)?;
+            match order.aside {
+                true => loading::set_aside(&self.files.record_path(volume))?,
+                false => self.files.erase_record(volume)?,
+            }
             return self.erase(volume, &on_disk);
         };
         let mut unwritten = None;
