@@ -22,10 +22,12 @@ use tracing::{info, warn};
 pub use self::settings::raise_open_files;
 use self::settings::{path_settings, registry_settings, vault_settings};
 use crate::admin::{self, Health, Pending, Readiness};
+use crate::blocking::BlockingPool;
 use crate::clock::{BootClock, Clock};
 use crate::config::{Config, TokenRequest};
 use crate::events;
 use crate::liveness::Watchdog;
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::missing::{self, Missing};
 use crate::mount::{Mounter, Parts};
@@ -133,7 +135,9 @@ impl App {
         // Before the registry starts: a second daemon must not renew what the first one holds.
         let socket = Socket::bind(&config.endpoint).await?;
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let vault = Vault::new(vault_settings(&config), Arc::clone(&clock), metrics.clone());
+        let processor = BlockingPool::for_processor();
+        let settings = vault_settings(&config, &processor);
+        let vault = Vault::new(settings, Arc::clone(&clock), metrics.clone());
         let keeper = Arc::new(vault.clone());
         let settings = registry_settings(&config);
         let (notices, noticed) = Notices::channel(metrics.clone());
@@ -203,6 +207,9 @@ impl App {
             sight: sight.clone(),
             minter,
             retry_for: config.mount_retry_timeout,
+            timeout: config.mount_timeout,
+            memory: MemoryBudget::default(),
+            processor,
         });
         Ok(Self {
             config,

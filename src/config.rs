@@ -76,6 +76,8 @@ pub struct Config {
     pub park: Duration,
     /// How long a first mount is tried again while its server cannot serve.
     pub mount_retry_timeout: Duration,
+    /// How long a Mount may take as a whole.
+    pub mount_timeout: Duration,
     /// The rotation poll interval assumed until two polls were seen.
     pub poll_interval: Duration,
     /// The deadline of a shutdown's drain.
@@ -248,6 +250,7 @@ impl Config {
             drain_after: flags.drain_after,
             park: flags.park,
             mount_retry_timeout: flags.mount_retry_timeout,
+            mount_timeout: flags.mount_timeout,
             poll_interval: flags.poll_interval,
             shutdown_timeout: flags.shutdown_timeout,
             renew_concurrency: flags.renew_concurrency,

@@ -26,6 +26,7 @@
 //! | [`missing`] | what the installation does not give us, and the manifest lines that would |
 //! | [`grant`] | what the server gave, when it is renewed, and through which door |
 //! | [`spec`] | what was asked |
+//! | [`memory`], [`blocking`] | what Mounts take of the node's memory, and of its threads |
 //! | [`proxy`] | which proxy stands before an address |
 //! | [`metrics`], [`clock`], [`redacted`] | counters, time, secrets that cannot be printed |
 //! | `fuzzing` | what must hold of foreign bytes; built for tests and fuzzing alone |
@@ -33,6 +34,7 @@
 pub mod addresses;
 pub mod admin;
 pub mod app;
+pub mod blocking;
 pub mod check;
 pub mod clock;
 pub mod config;
@@ -41,6 +43,7 @@ pub mod events;
 pub mod fuzzing;
 pub mod grant;
 pub mod liveness;
+pub mod memory;
 pub mod metrics;
 pub mod missing;
 pub mod mount;

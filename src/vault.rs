@@ -20,7 +20,6 @@ mod raw;
 mod read;
 mod redirect;
 mod request;
-mod room;
 mod tenant;
 mod tls;
 mod transport;
@@ -34,17 +33,18 @@ use tracing::warn;
 use self::dispatcher::{Class, Dispatcher, Limits, Permit, Waiter};
 use self::health::{HealthSignal, Scope};
 use self::pools::Pools;
-use self::room::Rooms;
 
 pub use self::error::{VaultError, VaultErrorKind};
+pub use self::read::Read;
 pub use self::redirect::Redirects;
-pub use self::room::Room;
 pub use self::transport::Cache;
 use self::transport::Transport;
+use crate::blocking::BlockingPool;
 use crate::clock::{Clock, Moment};
 use crate::grant::{
-    Admitted, Grant, KeepError, LeaseKeeper, PlannedCall, Purpose, Renewal, Revoked, Session, Term,
+    Admitted, KeepError, LeaseKeeper, PlannedCall, Purpose, Renewal, Revoked, Session, Term,
 };
+use crate::memory::MountMemory;
 use crate::metrics::Metrics;
 use crate::proxy::Proxies;
 use crate::redacted::Secret;
@@ -81,6 +81,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
+    /// Where large replies are parsed.
+    pub processor: BlockingPool,
 }
 
 impl Default for Settings {
@@ -99,6 +101,7 @@ impl Default for Settings {
             max_connection_age: Duration::from_secs(120),
             max_connections: 1024,
             refresh: Duration::from_secs(3600),
+            processor: BlockingPool::for_processor(),
         }
     }
 }
@@ -124,8 +127,6 @@ struct Inner {
     metrics: Metrics,
     transport: Transport,
     dispatcher: Dispatcher,
-    /// The memory for what they read.
-    rooms: Arc<Rooms>,
 }
 
 impl Vault {
@@ -153,7 +154,6 @@ impl Vault {
                     settings.max_connections,
                 ),
             ),
-            rooms: Rooms::new(),
             settings,
             clock,
             metrics,
@@ -214,13 +214,6 @@ impl Vault {
         })
     }
 
-    /// The room for what one Mount reads, of a pod in this namespace. It is the Mount's to keep until its
-    /// answer is on the wire.
-    #[must_use]
-    pub fn room(&self, namespace: &str) -> Arc<Room> {
-        self.0.rooms.of(namespace)
-    }
-
     /// Reads once, under a session.
     ///
     /// # Errors
@@ -229,9 +222,9 @@ impl Vault {
         &self,
         session: &Session,
         request: &Request,
-        room: &Room,
+        memory: &MountMemory,
         cache: Cache,
-    ) -> Result<Grant, VaultError> {
+    ) -> Result<Read, VaultError> {
         let endpoint = &session.endpoint;
         let scope = scope(session, &request.path);
         let mut permit = self.permit(endpoint, &scope).await;
@@ -240,7 +233,7 @@ impl Vault {
             &self.0.transport,
             session,
             request,
-            room,
+            memory,
             self.0.clock.now(),
             &self.0.settings,
             cache,

@@ -23,6 +23,8 @@ const PLAN: &[(&str, &[&str])] = &[
     ("spec", &[]),
     ("proxy", &[]),
     ("pattern", &[]),
+    ("memory", &[]),
+    ("blocking", &[]),
     // One rule for `policy` (what a class may name) and `vault` (where a redirect may lead).
     ("addresses", &["pattern"]),
     ("grant", &["clock", "redacted", "spec"]),
@@ -32,8 +34,10 @@ const PLAN: &[(&str, &[&str])] = &[
         "vault",
         &[
             "addresses",
+            "blocking",
             "clock",
             "grant",
+            "memory",
             "metrics",
             "proxy",
             "redacted",
@@ -60,9 +64,13 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "mount",
         &[
+            "clock",
+            "blocking",
             "grant",
+            "memory",
             "params",
             "paths",
+            "redacted",
             "registry",
             "render",
             "service_account",
@@ -74,7 +82,7 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "provider",
         &[
-            "metrics", "mount", "params", "policy", "render", "spec", "vault",
+            "memory", "metrics", "mount", "params", "policy", "render", "spec", "vault",
         ],
     ),
     ("check", &["params", "spec"]),
@@ -94,10 +102,12 @@ const PLAN: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin",
+            "blocking",
             "clock",
             "config",
             "events",
             "liveness",
+            "memory",
             "metrics",
             "missing",
             "mount",

@@ -2,6 +2,7 @@
 
 use rustix::process::{Resource, Rlimit};
 
+use crate::blocking::BlockingPool;
 use crate::config::Config;
 use crate::vault::Redirects;
 use crate::{paths, registry, vault};
@@ -22,7 +23,7 @@ pub fn registry_settings(config: &Config) -> registry::Settings {
     }
 }
 
-pub fn vault_settings(config: &Config) -> vault::Settings {
+pub fn vault_settings(config: &Config, processor: &BlockingPool) -> vault::Settings {
     let usual = vault::Settings::default();
     vault::Settings {
         request_timeout: config.client_timeout.unwrap_or(usual.request_timeout),
@@ -36,6 +37,7 @@ pub fn vault_settings(config: &Config) -> vault::Settings {
         max_connection_age: config.max_connection_age,
         max_connections: most_connections(rustix::process::getrlimit(Resource::Nofile).current),
         keeping_in_flight: config.renew_concurrency,
+        processor: processor.clone(),
         keeping_rate: config.renew_rate,
         ..usual
     }
