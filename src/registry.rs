@@ -41,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::grant::{Grant, LeaseKeeper, Session};
+use crate::liveness::UnderWay;
 use crate::metrics::Metrics;
 use crate::registry::heartbeat::Heartbeat;
 use crate::registry::journal::Journal;
@@ -201,6 +202,8 @@ pub(crate) enum Message {
 pub struct Registry {
     messages: mpsc::UnboundedSender<Message>,
     heartbeat: Heartbeat,
+    /// Mounts that wait for the journal.
+    journalling: UnderWay,
 }
 
 impl Registry {
@@ -225,6 +228,7 @@ impl Registry {
         let registry = Self {
             messages,
             heartbeat,
+            journalling: UnderWay::default(),
         };
         (registry, looks, worker.run(inbox))
     }
@@ -233,6 +237,12 @@ impl Registry {
     #[must_use]
     pub const fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
+    }
+
+    /// Shows whether Mounts that wait for the journal come to an end.
+    #[must_use]
+    pub const fn journalling(&self) -> &UnderWay {
+        &self.journalling
     }
 
     /// A Mount of a volume begins. `seen` says whether its target path was seen just now.
@@ -325,6 +335,7 @@ impl Claim {
     /// first read: killed after that read, we would otherwise not know whose leases those are.
     pub async fn hold(&self, session: Arc<Session>) -> Result<(), Closed> {
         let volume = self.volume.clone();
+        let _piece = self.registry.journalling.begin();
         self.registry
             .ask(|done| Message::Hold {
                 volume,
@@ -357,6 +368,7 @@ impl Claim {
         self.ended = true;
         let volume = self.volume.clone();
         let (taken, was_taken) = oneshot::channel();
+        let _piece = self.registry.journalling.begin();
         let journalled = self.registry.ask(|done| Message::End {
             volume,
             ending,
