@@ -1,0 +1,163 @@
+//! A backend, a namespace or what stands before them is out of order; everything else of the address is well.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+
+use crate::scene::{Scene, TENANT, hostile, in_tenant, none, objects, only};
+use crate::support::hostile::{Asked, Reply};
+
+/// OpenBao 2.6.2's answer to every call in a namespace whose API is locked.
+const LOCKED: &str = "API access to this namespace has been locked by an administrator - \"tenant/\" must be unlocked to gain access.";
+const SEALED: &str = "namespace is sealed";
+const CPU: Duration = Duration::from_secs(15);
+
+/// A tenant of each kind has leases, and tries to mount, while what fits is answered so.
+pub async fn beside(
+    name: &str,
+    fits: impl Fn(&Asked) -> bool + Send + Sync + 'static,
+    reply: impl Fn() -> Reply + Send + Sync + 'static,
+) -> Vec<String> {
+    let mut scene = Scene::fronted(name).await;
+    let classes = [
+        hostile(&format!(
+            "{}\n- {{objectName: kv, secretPath: hostile-kv/app, secretKey: key}}",
+            objects(5, "hostile/creds/app", "username")
+        )),
+        in_tenant(&objects(5, "hostile/creds/app", "username")),
+    ];
+    for (at, class) in classes.iter().enumerate() {
+        let volume = scene.volume("greedy", &format!("greedy-{at}"));
+        let mounted = scene.mount(&volume, class).await;
+        scene.expect(mounted.is_ok(), || format!("{mounted:?}"));
+    }
+    scene.watch_another().await;
+    scene.front().script(only(fits, reply));
+    let mut attempts = Vec::new();
+    for number in 0..24 {
+        let volume = scene.volume("greedy", &format!("attempt-{number}"));
+        let call = scene.call(&volume, &classes[number % 2]);
+        let later = Duration::from_millis(200 * number as u64);
+        attempts.push(tokio::spawn(async move {
+            tokio::time::sleep(later).await;
+            call.await
+        }));
+    }
+    scene.watch(Duration::from_secs(6)).await;
+    attempts.iter().for_each(tokio::task::JoinHandle::abort);
+    scene.end(CPU).await
+}
+
+/// The backend `hostile`, by its reads and by its leases.
+fn of_the_backend(asked: &Asked) -> bool {
+    asked.path.starts_with("hostile/") || asked.lease().starts_with("hostile/")
+}
+
+#[tokio::test]
+async fn a_proxys_pages_for_one_backend_stop_nobody_else() {
+    let codes = [502, 503, 504].map(|code| async move {
+        beside(&format!("page {code}"), of_the_backend, move || Reply::page(code)).await
+    });
+    none(join_all(codes).await);
+}
+
+#[tokio::test]
+async fn a_locked_or_sealed_namespace_stops_nobody_else() {
+    let texts = [LOCKED, SEALED].map(|text| async move {
+        let name: String = text.chars().take(30).collect();
+        let in_namespace = |asked: &Asked| asked.namespace == TENANT;
+        beside(&name, in_namespace, move || Reply::error(503, text)).await
+    });
+    none(join_all(texts).await);
+}
+
+#[tokio::test]
+async fn sixty_renewals_that_hang_delay_no_other_and_no_revocation() {
+    let mut scene = Scene::fronted("renewals that hang").await;
+    let class = hostile(&objects(30, "hostile/creds/app", "username"));
+    let volumes = [scene.volume("greedy", "one"), scene.volume("greedy", "two")];
+    for volume in &volumes {
+        let mounted = scene.mount(volume, &class).await;
+        scene.expect(mounted.is_ok(), || format!("{mounted:?}"));
+    }
+    let hangs = only(|asked| asked.renews("hostile/"), || Reply::Hang);
+    scene.front().script(hangs);
+    // Its lease ends later than those that hang.
+    scene.watch_another().await;
+    scene.watch(Duration::from_secs(4)).await;
+    volumes[0].unmount();
+    scene.watch(Duration::from_secs(2)).await;
+    scene.until_revoked(1, "a volume whose renewals hang").await;
+    none([scene.end(CPU).await]);
+}
+
+#[tokio::test]
+async fn revocations_that_hang_hold_up_nobody_elses() {
+    let mut scene = Scene::fronted("revocations that hang").await;
+    let class = in_tenant(&objects(1, "hostile/creds/app", "username"));
+    let mut volumes = Vec::new();
+    for number in 0..40 {
+        let volume = scene.volume("greedy", &format!("greedy-{number}"));
+        let mounted = scene.mount(&volume, &class).await;
+        scene.expect(mounted.is_ok(), || format!("{mounted:?}"));
+        volumes.push(volume);
+    }
+    let hangs = only(|asked| asked.namespace == TENANT, || Reply::Hang);
+    scene.front().script(hangs);
+    scene.watch_another().await;
+    volumes.iter().for_each(crate::support::driver::Volume::unmount);
+    scene.watch(Duration::from_secs(6)).await;
+    none([scene.end(CPU).await]);
+}
+
+#[tokio::test]
+async fn what_ends_while_its_reads_hang_is_revoked_in_time() {
+    let mut scene = Scene::fronted("reads that hang").await;
+    let class = hostile(&objects(8, "hostile-kv/app", "key"));
+    let mut volumes = Vec::new();
+    for number in 0..5 {
+        let volume = scene.volume("greedy", &format!("polled-{number}"));
+        let mounted = scene.mount(&volume, &class).await;
+        scene.expect(mounted.is_ok(), || format!("{mounted:?}"));
+        volumes.push(volume);
+    }
+    let hangs = only(|asked| asked.path.starts_with("hostile-kv/"), || Reply::Hang);
+    scene.front().script(hangs);
+    // Polls, and first mounts.
+    for number in 0..20 {
+        volumes.push(scene.volume("greedy", &format!("first-{number}")));
+    }
+    for volume in &volumes {
+        scene.begin(volume, &class);
+    }
+    scene.watch(Duration::from_secs(2)).await;
+    let tokens = scene.hostile_tokens();
+    scene.expect(tokens >= 20, || format!("{tokens} tokens, less than 20"));
+    volumes.iter().for_each(crate::support::driver::Volume::unmount);
+    scene.until_revoked(0, "volumes whose reads hang").await;
+    none([scene.end(CPU).await]);
+}
+
+#[tokio::test]
+async fn logins_that_hang_hold_up_nobody_else() {
+    let mut scene = Scene::fronted("logins that hang").await;
+    let class = hostile(&objects(1, "hostile-kv/app", "key"));
+    let hangs = only(|asked| asked.role() == "hostile", || Reply::Hang);
+    scene.front().script(hangs);
+    for number in 0..100 {
+        let volume = scene.volume(&format!("tenant-{}", number % 3), &format!("pod-{number}"));
+        scene.begin(&volume, &class);
+    }
+    scene.watch(Duration::from_secs(5)).await;
+    none([scene.end(CPU).await]);
+}
+
+#[tokio::test]
+async fn a_backend_whose_error_pages_are_large_stops_nobody_else() {
+    let page = Bytes::from(vec![b'x'; 4 * 1024 * 1024 + 1]);
+    let fault = beside("error pages of 4 MiB", of_the_backend, move || {
+        Reply::Answer(500, Vec::new(), page.clone())
+    });
+    none([fault.await]);
+}
