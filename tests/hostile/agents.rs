@@ -28,7 +28,7 @@ async fn behind_an_agents_cache_the_end_of_one_tenant_costs_the_other_nothing() 
     scene.watch_another().await;
     one.unmount();
     two.unmount();
-    scene.watch(Duration::from_secs(7)).await;
+    scene.watch(Duration::from_millis(6500)).await;
     twin.unmount();
     scene.until_revoked(0, "all of one tenant").await;
     none([scene.end(Duration::from_secs(15)).await]);

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
+use tokio::task::JoinSet;
 
 use crate::scene::{Scene, TENANT, hostile, in_tenant, none, objects, only};
+use crate::support::driver::Volume;
 use crate::support::hostile::{Asked, Reply};
 
 /// OpenBao 2.6.2's answer to every call in a namespace whose API is locked.
@@ -21,10 +23,8 @@ pub async fn beside(
 ) -> Vec<String> {
     let mut scene = Scene::fronted(name).await;
     let classes = [
-        hostile(&format!(
-            "{}\n- {{objectName: kv, secretPath: hostile-kv/app, secretKey: key}}",
-            objects(5, "hostile/creds/app", "username")
-        )),
+        hostile(&objects(5, "hostile/creds/app", "username")),
+        hostile(&objects(5, "hostile-kv/app", "key")),
         in_tenant(&objects(5, "hostile/creds/app", "username")),
     ];
     for (at, class) in classes.iter().enumerate() {
@@ -34,18 +34,18 @@ pub async fn beside(
     }
     scene.watch_another().await;
     scene.front().script(only(fits, reply));
-    let mut attempts = Vec::new();
-    for number in 0..24 {
+    let mut attempts = JoinSet::new();
+    for number in 0..54_u32 {
         let volume = scene.volume("greedy", &format!("attempt-{number}"));
-        let call = scene.call(&volume, &classes[number % 2]);
-        let later = Duration::from_millis(200 * number as u64);
-        attempts.push(tokio::spawn(async move {
+        let call = scene.call(&volume, &classes[number as usize % 3]);
+        let later = Duration::from_millis(100) * number;
+        attempts.spawn(async move {
             tokio::time::sleep(later).await;
             call.await
-        }));
+        });
     }
-    scene.watch(Duration::from_secs(6)).await;
-    attempts.iter().for_each(tokio::task::JoinHandle::abort);
+    scene.watch(Duration::from_millis(5500)).await;
+    drop(attempts);
     scene.end(CPU).await
 }
 
@@ -55,21 +55,24 @@ fn of_the_backend(asked: &Asked) -> bool {
 }
 
 #[tokio::test]
-async fn a_proxys_pages_for_one_backend_stop_nobody_else() {
-    let codes = [502, 503, 504].map(|code| async move {
-        beside(&format!("page {code}"), of_the_backend, move || Reply::page(code)).await
+async fn a_backend_or_a_namespace_that_is_out_of_order_stops_nobody_else() {
+    let pages = [502, 503, 504].map(|code| async move {
+        beside(&format!("pages of {code}"), of_the_backend, move || {
+            Reply::page(code)
+        })
+        .await
     });
-    none(join_all(codes).await);
-}
-
-#[tokio::test]
-async fn a_locked_or_sealed_namespace_stops_nobody_else() {
-    let texts = [LOCKED, SEALED].map(|text| async move {
-        let name: String = text.chars().take(30).collect();
+    let namespaces = [("locked", LOCKED), ("sealed", SEALED)].map(|(kind, text)| async move {
+        let name = format!("a {kind} namespace");
         let in_namespace = |asked: &Asked| asked.namespace == TENANT;
         beside(&name, in_namespace, move || Reply::error(503, text)).await
     });
-    none(join_all(texts).await);
+    let page = Bytes::from(vec![b'x'; 4 * 1024 * 1024 + 1]);
+    let large = beside("error pages of 4 MiB", of_the_backend, move || {
+        Reply::Answer(500, Vec::new(), page.clone())
+    });
+    let (pages, namespaces, large) = tokio::join!(join_all(pages), join_all(namespaces), large);
+    none(pages.into_iter().chain(namespaces).chain([large]));
 }
 
 #[tokio::test]
@@ -92,8 +95,7 @@ async fn sixty_renewals_that_hang_delay_no_other_and_no_revocation() {
     none([scene.end(CPU).await]);
 }
 
-#[tokio::test]
-async fn revocations_that_hang_hold_up_nobody_elses() {
+async fn revocations_that_hang() -> Vec<String> {
     let mut scene = Scene::fronted("revocations that hang").await;
     let class = in_tenant(&objects(1, "hostile/creds/app", "username"));
     let mut volumes = Vec::new();
@@ -106,13 +108,12 @@ async fn revocations_that_hang_hold_up_nobody_elses() {
     let hangs = only(|asked| asked.namespace == TENANT, || Reply::Hang);
     scene.front().script(hangs);
     scene.watch_another().await;
-    volumes.iter().for_each(crate::support::driver::Volume::unmount);
-    scene.watch(Duration::from_secs(6)).await;
-    none([scene.end(CPU).await]);
+    volumes.iter().for_each(Volume::unmount);
+    scene.watch(Duration::from_secs(5)).await;
+    scene.end(CPU).await
 }
 
-#[tokio::test]
-async fn what_ends_while_its_reads_hang_is_revoked_in_time() {
+async fn reads_that_hang() -> Vec<String> {
     let mut scene = Scene::fronted("reads that hang").await;
     let class = hostile(&objects(8, "hostile-kv/app", "key"));
     let mut volumes = Vec::new();
@@ -122,7 +123,10 @@ async fn what_ends_while_its_reads_hang_is_revoked_in_time() {
         scene.expect(mounted.is_ok(), || format!("{mounted:?}"));
         volumes.push(volume);
     }
-    let hangs = only(|asked| asked.path.starts_with("hostile-kv/"), || Reply::Hang);
+    let hangs = only(
+        |asked| asked.path.starts_with("hostile-kv/"),
+        || Reply::Hang,
+    );
     scene.front().script(hangs);
     // Polls, and first mounts.
     for number in 0..20 {
@@ -134,13 +138,12 @@ async fn what_ends_while_its_reads_hang_is_revoked_in_time() {
     scene.watch(Duration::from_secs(2)).await;
     let tokens = scene.hostile_tokens();
     scene.expect(tokens >= 20, || format!("{tokens} tokens, less than 20"));
-    volumes.iter().for_each(crate::support::driver::Volume::unmount);
+    volumes.iter().for_each(Volume::unmount);
     scene.until_revoked(0, "volumes whose reads hang").await;
-    none([scene.end(CPU).await]);
+    scene.end(CPU).await
 }
 
-#[tokio::test]
-async fn logins_that_hang_hold_up_nobody_else() {
+async fn logins_that_hang() -> Vec<String> {
     let mut scene = Scene::fronted("logins that hang").await;
     let class = hostile(&objects(1, "hostile-kv/app", "key"));
     let hangs = only(|asked| asked.role() == "hostile", || Reply::Hang);
@@ -150,14 +153,15 @@ async fn logins_that_hang_hold_up_nobody_else() {
         scene.begin(&volume, &class);
     }
     scene.watch(Duration::from_secs(5)).await;
-    none([scene.end(CPU).await]);
+    scene.end(CPU).await
 }
 
 #[tokio::test]
-async fn a_backend_whose_error_pages_are_large_stops_nobody_else() {
-    let page = Bytes::from(vec![b'x'; 4 * 1024 * 1024 + 1]);
-    let fault = beside("error pages of 4 MiB", of_the_backend, move || {
-        Reply::Answer(500, Vec::new(), page.clone())
-    });
-    none([fault.await]);
+async fn logins_reads_and_revocations_that_hang_hold_up_nobody_else_and_no_revocation() {
+    let scenes = tokio::join!(
+        logins_that_hang(),
+        reads_that_hang(),
+        revocations_that_hang()
+    );
+    none([scenes.0, scenes.1, scenes.2]);
 }

@@ -13,9 +13,13 @@ type Fits = fn(&Asked) -> bool;
 
 const KINDS: &[(&str, Fits)] = &[
     ("namespace", |asked| asked.namespace == TENANT),
-    ("mount", |asked| asked.namespace.is_empty() && asked.path.starts_with("hostile/")),
+    ("mount", |asked| {
+        asked.namespace.is_empty() && asked.path.starts_with("hostile/")
+    }),
     ("path", |asked| asked.path == "hostile-kv/app"),
-    ("role", |asked| asked.namespace.is_empty() && asked.role() == "hostile"),
+    ("role", |asked| {
+        asked.namespace.is_empty() && asked.role() == "hostile"
+    }),
 ];
 
 /// The recorded answer, with the headers of a quota of one request in a minute, or without.
@@ -33,20 +37,12 @@ fn throttled(with_headers: bool) -> Reply {
     Reply::Answer(429, headers, body.into())
 }
 
-async fn of_each_kind(with_headers: bool) {
-    let kinds = KINDS.iter().map(|(kind, fits)| async move {
+#[tokio::test]
+async fn a_scoped_quota_stops_nobody_else() {
+    let kinds = KINDS.iter().flat_map(|kind| [(kind, true), (kind, false)]);
+    let scenes = kinds.map(|((kind, fits), with_headers)| async move {
         let name = format!("quota of a {kind}, Retry-After: {with_headers}");
         beside(&name, fits, move || throttled(with_headers)).await
     });
-    none(join_all(kinds).await);
-}
-
-#[tokio::test]
-async fn a_scoped_quota_with_a_wish_for_a_pause_stops_nobody_else() {
-    of_each_kind(true).await;
-}
-
-#[tokio::test]
-async fn a_scoped_quota_without_one_stops_nobody_else() {
-    of_each_kind(false).await;
+    none(join_all(scenes).await);
 }

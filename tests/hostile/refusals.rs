@@ -4,13 +4,14 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::join_all;
 use serde_json::json;
 
 use crate::scene::{Scene, TENANT, hostile, in_tenant, none};
 use crate::support::hostile::{Asked, Reply};
 
-/// Renewed at its half, so that there are four seconds after the first refusal.
-const TERM: &str = "8s";
+/// Renewed at its half, so that there are three seconds after the first refusal.
+const TERM: &str = "6s";
 /// How long the refusals go on, where it is not one alone.
 const WHILE: Duration = Duration::from_millis(1500);
 
@@ -24,8 +25,27 @@ fn refusals() -> Vec<fn() -> Reply> {
         || Reply::page(403),
         || json(403, r#"{"message":"Forbidden"}"#),
         || json(403, r#"{"errors":["Request blocked"]}"#),
-        || json(403, r#"{"errors":[{"code":"WAF-1020","message":"blocked"}]}"#),
+        || {
+            json(
+                403,
+                r#"{"errors":[{"code":"WAF-1020","message":"blocked"}]}"#,
+            )
+        },
         || json(403, r#"{"error":"denied","support_id":"1"}"#),
+        // A policy that is missing for a while.
+        || {
+            json(
+                403,
+                r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#,
+            )
+        },
+        || {
+            Reply::Answer(
+                403,
+                vec![("content-type", "text/plain".to_owned())],
+                "permission denied".into(),
+            )
+        },
         || json(401, r#"{"message":"Unauthorized"}"#),
         || Reply::page(407),
         || Reply::Answer(403, Vec::new(), Bytes::new()),
@@ -43,8 +63,7 @@ fn goes_on(since: &mut Option<Instant>, once: bool) -> bool {
     }
 }
 
-#[tokio::test]
-async fn a_renewal_that_a_proxy_refuses_is_asked_again() {
+async fn leases_are_renewed_afterwards() -> Vec<String> {
     let mut scene = Scene::fronted("403, 401, 407 at renewals of leases").await;
     let mut names = Vec::new();
     let mut objects = String::new();
@@ -52,7 +71,11 @@ async fn a_renewal_that_a_proxy_refuses_is_asked_again() {
         for often in ["once", "while"] {
             let name = format!("{often}-{at}");
             let role = json!({ "db_name": "db", "default_ttl": TERM, "max_ttl": "24h" });
-            scene.world.admin.write(&format!("hostile/roles/{name}"), role).await;
+            scene
+                .world
+                .admin
+                .write(&format!("hostile/roles/{name}"), role)
+                .await;
             objects.push_str(&format!(
                 "\n- {{objectName: {name}, secretPath: hostile/creds/{name}, secretKey: username}}"
             ));
@@ -67,21 +90,22 @@ async fn a_renewal_that_a_proxy_refuses_is_asked_again() {
     scene.front().script(move |asked: &Asked| {
         let of = |name: &String| asked.renews(&format!("hostile/creds/{name}/"));
         match known.iter().position(of) {
-            Some(at) if goes_on(&mut since.lock().unwrap()[at], at % 2 == 0) => refusals()[at / 2](),
+            Some(at) if goes_on(&mut since.lock().unwrap()[at], at % 2 == 0) => {
+                refusals()[at / 2]()
+            }
             _ => Reply::Pass,
         }
     });
-    scene.watch(Duration::from_secs(10)).await;
+    scene.watch(Duration::from_millis(7500)).await;
     let users = scene.world.vault.live_users();
     for name in names {
         let lives = users.iter().any(|user| user.contains(&format!("-{name}-")));
         scene.expect(lives, || format!("the lease refused as {name} is dead"));
     }
-    none([scene.end(Duration::from_secs(15)).await]);
+    scene.end(Duration::from_secs(15)).await
 }
 
-#[tokio::test]
-async fn a_tokens_renewal_that_a_proxy_refuses_is_asked_again() {
+async fn tokens_are_renewed_afterwards() -> Vec<String> {
     let refused = [true, false].map(|once| async move {
         let mut scene = Scene::fronted(&format!("403 at a token's renewal, once: {once}")).await;
         let tenant = scene.world.admin.in_namespace(TENANT).await;
@@ -91,7 +115,8 @@ async fn a_tokens_renewal_that_a_proxy_refuses_is_asked_again() {
             "token_ttl": TERM,
         });
         tenant.role("kubernetes", "hostile", short).await;
-        let class = in_tenant("- {objectName: u, secretPath: hostile/creds/app, secretKey: username}");
+        let class =
+            in_tenant("- {objectName: u, secretPath: hostile/creds/app, secretKey: username}");
         let volume = scene.volume("shop", "refused");
         let mounted = scene.mount(&volume, &class).await;
         scene.expect(mounted.is_ok(), || format!("{mounted:?}"));
@@ -104,10 +129,19 @@ async fn a_tokens_renewal_that_a_proxy_refuses_is_asked_again() {
                 Reply::Pass
             }
         });
-        scene.watch(Duration::from_secs(10)).await;
+        scene.watch(Duration::from_millis(7500)).await;
         let tokens = scene.hostile_tokens();
         scene.expect(tokens == 1, || "the token is dead".to_owned());
         scene.end(Duration::from_secs(15)).await
     });
-    none(futures::future::join_all(refused).await);
+    join_all(refused).await.concat()
+}
+
+#[tokio::test]
+async fn a_renewal_that_a_proxy_refuses_is_asked_again() {
+    let (leases, tokens) = tokio::join!(
+        leases_are_renewed_afterwards(),
+        tokens_are_renewed_afterwards(),
+    );
+    none([leases, tokens]);
 }

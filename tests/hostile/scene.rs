@@ -19,7 +19,7 @@ const SLACK: Duration = Duration::from_millis(1000);
 const MOUNTED: Duration = Duration::from_secs(8);
 /// Within what time what ends is revoked (`docs/outages.md`).
 pub const REVOKED: Duration = Duration::from_secs(15);
-/// Within what time SIGTERM ends the daemon, whose drain has a deadline of 5 s here.
+/// Within what time SIGTERM ends the daemon, whose drain has a deadline of 2 s here.
 const TERMINATED: Duration = Duration::from_secs(10);
 /// The most memory under any load, in MiB.
 const PEAK: u64 = 128;
@@ -68,8 +68,10 @@ impl Scene {
     }
 
     pub async fn with(name: &str, front: Option<Hostile>, differs: Differs<'_>) -> Self {
-        let mut flags = vec!["-log-level=info", "-shutdown-timeout=5s"];
-        let address = front.as_ref().map(|front| format!("-vault-addr={}", front.url));
+        let mut flags = vec!["-log-level=info", "-shutdown-timeout=2s"];
+        let address = front
+            .as_ref()
+            .map(|front| format!("-vault-addr={}", front.url));
         flags.extend(address.as_deref());
         flags.extend(differs.flags);
         let term = format!("{}s", TERM.as_secs());
@@ -190,22 +192,28 @@ impl Scene {
             least
         };
         let lives = async {
-            let (mut faults, mut slowest, mut number) = (Vec::new(), [Duration::ZERO; 2], 0);
+            let (mut first, mut failed, mut slowest, mut number) =
+                (None, 0, [Duration::ZERO; 2], 0);
             while Instant::now() < until || number == 0 {
                 number += 1;
-                let volume = self.volume("shop", &format!("new-{}-{number}", rand::random::<u32>()));
+                let volume =
+                    self.volume("shop", &format!("new-{}-{number}", rand::random::<u32>()));
                 match self.life(&volume).await {
                     Ok(took) => {
                         slowest = [slowest[0].max(took[0]), slowest[1].max(took[1])];
                     }
-                    Err(fault) => faults.push(fault),
+                    Err(fault) => {
+                        failed += 1;
+                        first.get_or_insert(fault);
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
-            (faults, slowest, number)
+            let fault = first.map(|fault| format!("{failed} of {number} healthy volumes: {fault}"));
+            (fault, slowest, number)
         };
-        let (least, (faults, slowest, number)) = tokio::join!(lease, lives);
-        self.faults.extend(faults);
+        let (least, (fault, slowest, number)) = tokio::join!(lease, lives);
+        self.faults.extend(fault);
         self.expect(least >= SLACK, || {
             format!("the healthy lease had {least:?} of {TERM:?} left")
         });
@@ -227,8 +235,8 @@ impl Scene {
         let mounted = self.world.driver.mount(volume, &self.files, &tokens);
         match tokio::time::timeout(MOUNTED, mounted).await {
             Ok(Ok(_)) => {}
-            Ok(Err(status)) => return Err(format!("a healthy mount: {status}")),
-            Err(_) => return Err(format!("a healthy mount took more than {MOUNTED:?}")),
+            Ok(Err(status)) => return Err(format!("mount: {}", status.message())),
+            Err(_) => return Err(format!("mount: no answer in {MOUNTED:?}")),
         }
         let took = begun.elapsed();
         let (user, password) = (volume.text("username"), volume.text("password"));
@@ -236,7 +244,7 @@ impl Scene {
         let ended = Instant::now();
         while self.world.vault.verify_user(&user, &password) {
             if ended.elapsed() > REVOKED {
-                return Err(format!("a healthy volume was not revoked in {REVOKED:?}"));
+                return Err(format!("not revoked in {REVOKED:?}"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -250,12 +258,14 @@ impl Scene {
         let polled = tokio::time::timeout(MOUNTED, mounted).await;
         match polled {
             Ok(Ok(_)) => {}
-            Ok(Err(status)) => self.fault(format!("a healthy poll: {status}")),
+            Ok(Err(status)) => self.fault(format!("a healthy poll: {}", status.message())),
             Err(_) => self.fault(format!("a healthy poll took more than {MOUNTED:?}")),
         }
         let user = self.healthy.text("username");
         let is_same = user == self.user;
-        self.expect(is_same, || "the healthy credential is another one".to_owned());
+        self.expect(is_same, || {
+            "the healthy credential is another one".to_owned()
+        });
     }
 
     /// `kill -9`, some time, and a new start; the healthy tenant may have lost its lease meanwhile.
@@ -263,6 +273,11 @@ impl Scene {
         self.note_peak();
         self.world.kill();
         tokio::time::sleep(pause).await;
+        self.restarted().await;
+    }
+
+    /// A new start after a kill.
+    pub async fn restarted(&mut self) {
         self.world.restart().await;
         self.begun = Instant::now();
         self.used = Duration::ZERO;
@@ -281,11 +296,35 @@ impl Scene {
         self.lease = fresh.expect("a new lease").id;
     }
 
+    /// The healthy tenant leaves the node to the others.
+    pub async fn leave(&mut self) {
+        self.healthy.unmount();
+        while self.lives() && self.begun.elapsed() < REVOKED {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A healthy volume comes and goes.
+    pub async fn serves_all(&mut self) {
+        let volume = self.volume("shop", &format!("new-{}", rand::random::<u32>()));
+        match self.life(&volume).await {
+            Ok([mount, revocation]) => self.figure(format!(
+                "a healthy mount {:.2} s, its revocation {:.2} s",
+                mount.as_secs_f64(),
+                revocation.as_secs_f64()
+            )),
+            Err(fault) => self.fault(fault),
+        }
+    }
+
     /// The living tokens of hostile tenants.
     pub fn hostile_tokens(&self) -> usize {
         let tokens = self.world.vault.live_tokens();
         let is_hostile = |role: Option<&String>| role.is_some_and(|role| role == "hostile");
-        tokens.iter().filter(|token| is_hostile(token.meta.get("role"))).count()
+        tokens
+            .iter()
+            .filter(|token| is_hostile(token.meta.get("role")))
+            .count()
     }
 
     /// What has ended must be revoked down to this many of the hostile tenants' tokens.
@@ -295,7 +334,10 @@ impl Scene {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let tokens = self.hostile_tokens();
-        self.figure(format!("{what}: revoked after {:.1} s", begun.elapsed().as_secs_f64()));
+        self.figure(format!(
+            "{what}: revoked after {:.1} s",
+            begun.elapsed().as_secs_f64()
+        ));
         self.expect(tokens <= left, || {
             format!("{what}: {tokens} tokens are not revoked after {REVOKED:?}")
         });
@@ -307,10 +349,12 @@ impl Scene {
         tokio::time::sleep(over).await;
         let used = self.meter().cpu().saturating_sub(before);
         self.figure(format!("idle: {used:?} of CPU in {over:?}"));
-        self.expect(used <= most, || format!("idle, {used:?} of CPU in {over:?}"));
+        self.expect(used <= most, || {
+            format!("idle, {used:?} of CPU in {over:?}")
+        });
     }
 
-    fn note_peak(&mut self) {
+    pub fn note_peak(&mut self) {
         match self.meter().peak() {
             Some(peak) => {
                 self.figure(format!("peak {peak} MiB"));
@@ -332,7 +376,9 @@ impl Scene {
             used.as_secs_f64(),
             over.as_secs_f64()
         ));
-        self.expect(used <= cpu, || format!("{used:?} of CPU in {over:?}, more than {cpu:?}"));
+        self.expect(used <= cpu, || {
+            format!("{used:?} of CPU in {over:?}, more than {cpu:?}")
+        });
         let mut daemon = self.world.daemon.take().expect("a daemon");
         if daemon.has_ended() {
             self.fault("the daemon has ended by itself");
@@ -350,7 +396,10 @@ impl Scene {
         }
         println!("figures of {}: {}", self.name, self.figures.join("; "));
         let name = &self.name;
-        self.faults.iter().map(|fault| format!("{name}: {fault}")).collect()
+        self.faults
+            .iter()
+            .map(|fault| format!("{name}: {fault}"))
+            .collect()
     }
 }
 
@@ -369,14 +418,18 @@ async fn hostile_backend(world: &World, term: &str) {
     "#;
     admin.policy("hostile", hcl).await;
     admin.engine("hostile-kv", "kv", "1").await;
-    admin.write("hostile-kv/app", json!({ "key": "value" })).await;
+    admin
+        .write("hostile-kv/app", json!({ "key": "value" }))
+        .await;
     let role = json!({
         "bound_service_account_namespaces": ["*"],
         "token_policies": ["app", "hostile"],
     });
     admin.role("kubernetes", "hostile", role.clone()).await;
     let tenant = admin.in_namespace(TENANT).await;
-    tenant.kubernetes("kubernetes", &world.accounts.url(), json!({})).await;
+    tenant
+        .kubernetes("kubernetes", &world.accounts.url(), json!({}))
+        .await;
     tenant.role("kubernetes", "hostile", role).await;
     tenant.policy("hostile", hcl).await;
     tenant.engine("hostile", "database", "").await;
@@ -402,15 +455,14 @@ pub fn own_server(address: &str, objects: &str) -> Value {
     json!({ "roleName": "hostile", "vaultAddress": address, "objects": objects })
 }
 
-/// Objects of one request each, below a path.
+/// Objects that are one request each.
 pub fn objects(number: usize, path: &str, key: &str) -> String {
     let key = match key {
         "" => String::new(),
         key => format!(", secretKey: {key}"),
     };
-    let objects = (0..number).map(|at| {
-        format!("\n- {{objectName: file-{at}, secretPath: \"{path}?n={at}\"{key}}}")
-    });
+    let objects = (0..number)
+        .map(|at| format!("\n- {{objectName: file-{at}, secretPath: \"{path}?n={at}\"{key}}}"));
     objects.collect()
 }
 

@@ -76,7 +76,8 @@ impl Reply {
 
     /// A page of something that stands before the server.
     pub fn page(status: u16) -> Self {
-        let page = format!("<html><head><title>{status}</title></head><body>{status}</body></html>");
+        let page =
+            format!("<html><head><title>{status}</title></head><body>{status}</body></html>");
         let headers = vec![("content-type", "text/html".to_owned())];
         Self::Answer(status, headers, Bytes::from(page))
     }
@@ -199,7 +200,9 @@ async fn answer(shared: Shared, request: Request<Incoming>) -> hyper::Result<Res
                 tokio::time::sleep(pause).await;
                 Some((Ok(Frame::data(piece.clone())), piece))
             });
-            Ok(Response::new(BodyExt::boxed_unsync(StreamBody::new(pieces))))
+            Ok(Response::new(BodyExt::boxed_unsync(StreamBody::new(
+                pieces,
+            ))))
         }
         Reply::Pass => {
             let behind = shared.behind.lock().unwrap().expect("a server behind");
@@ -207,7 +210,10 @@ async fn answer(shared: Shared, request: Request<Incoming>) -> hyper::Result<Res
             head.uri = format!("http://{behind}{path}").parse().unwrap();
             let passed = Request::from_parts(head, Full::new(body));
             let Ok(response) = shared.client.request(passed).await else {
-                return Ok(Response::builder().status(502).body(whole(Bytes::new())).unwrap());
+                return Ok(Response::builder()
+                    .status(502)
+                    .body(whole(Bytes::new()))
+                    .unwrap());
             };
             let (head, body) = response.into_parts();
             let body = body.collect().await?.to_bytes();
