@@ -21,6 +21,7 @@ mod agents;
 mod backends;
 mod endings;
 mod files;
+mod journals;
 mod numbers;
 mod quotas;
 mod refusals;

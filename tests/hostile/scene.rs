@@ -228,17 +228,21 @@ impl Scene {
         self.poll().await;
     }
 
-    /// A new volume from its mount to its revocation; how long each took.
-    async fn life(&self, volume: &Volume) -> Result<[Duration; 2], String> {
+    /// A mount of a healthy volume; how long it took.
+    async fn mount_healthy(&self, volume: &Volume) -> Result<Duration, String> {
         let begun = Instant::now();
         let tokens = self.world.tokens();
         let mounted = self.world.driver.mount(volume, &self.files, &tokens);
         match tokio::time::timeout(MOUNTED, mounted).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(status)) => return Err(format!("mount: {}", status.message())),
-            Err(_) => return Err(format!("mount: no answer in {MOUNTED:?}")),
+            Ok(Ok(_)) => Ok(begun.elapsed()),
+            Ok(Err(status)) => Err(format!("mount: {}", status.message())),
+            Err(_) => Err(format!("mount: no answer in {MOUNTED:?}")),
         }
-        let took = begun.elapsed();
+    }
+
+    /// A new volume from its mount to its revocation; how long each took.
+    async fn life(&self, volume: &Volume) -> Result<[Duration; 2], String> {
+        let took = self.mount_healthy(volume).await?;
         let (user, password) = (volume.text("username"), volume.text("password"));
         volume.unmount();
         let ended = Instant::now();
@@ -258,8 +262,8 @@ impl Scene {
         let polled = tokio::time::timeout(MOUNTED, mounted).await;
         match polled {
             Ok(Ok(_)) => {}
-            Ok(Err(status)) => self.fault(format!("a healthy poll: {}", status.message())),
-            Err(_) => self.fault(format!("a healthy poll took more than {MOUNTED:?}")),
+            Ok(Err(status)) => return self.fault(format!("a healthy poll: {}", status.message())),
+            Err(_) => return self.fault(format!("a healthy poll took more than {MOUNTED:?}")),
         }
         let user = self.healthy.text("username");
         let is_same = user == self.user;
@@ -276,9 +280,29 @@ impl Scene {
         self.restarted().await;
     }
 
-    /// A new start after a kill.
+    /// A new start after a kill, as kubelet makes one: where the daemon ends by itself, twice more.
     pub async fn restarted(&mut self) {
-        self.world.restart().await;
+        let mut ended = 0;
+        for _ in 0..3 {
+            let mut daemon = self.world.node.spawn();
+            let begun = Instant::now();
+            let mut lives = !daemon.has_ended();
+            // What it cannot survive comes within a moment of its start.
+            while lives && (!daemon.ready().await || begun.elapsed() < Duration::from_millis(500)) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                lives = !daemon.has_ended() && begun.elapsed() < PATIENCE;
+            }
+            self.world.daemon = Some(daemon);
+            if lives {
+                break;
+            }
+            ended += 1;
+        }
+        if ended > 0 {
+            self.figure(format!("{ended} starts that came to nothing"));
+        }
+        // One to find out what the worker breaks at; the next one sets that aside.
+        self.expect(ended <= 1, || format!("{ended} starts came to nothing"));
         self.begun = Instant::now();
         self.used = Duration::ZERO;
     }
@@ -287,7 +311,11 @@ impl Scene {
     pub async fn watch_another(&mut self) {
         let known = self.world.vault.live_leases();
         self.healthy = self.volume("shop", "later");
-        self.world.mount(&self.healthy, &self.files).await;
+        let mounted = self.mount_healthy(&self.healthy).await;
+        if let Err(fault) = mounted {
+            self.fault(format!("a healthy volume: {fault}"));
+            return;
+        }
         self.user = self.healthy.text("username");
         self.password = self.healthy.text("password");
         let leases = self.world.vault.live_leases().into_iter();
