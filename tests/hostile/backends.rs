@@ -88,7 +88,7 @@ async fn sixty_renewals_that_hang_delay_no_other_and_no_revocation() {
     scene.front().script(hangs);
     // Its lease ends later than those that hang.
     scene.watch_another().await;
-    scene.watch(Duration::from_secs(4)).await;
+    scene.watch(Duration::from_millis(3500)).await;
     volumes[0].unmount();
     scene.watch(Duration::from_secs(2)).await;
     scene.until_revoked(1, "a volume whose renewals hang").await;

@@ -110,10 +110,10 @@ async fn ends_meanwhile(name: &str, is_away_afterwards: bool) -> Vec<String> {
     scene.restarted().await;
     tokio::time::sleep(Duration::from_millis(800)).await;
     scene
-        .is_idle(Duration::from_secs(2), Duration::from_millis(400))
+        .is_idle(Duration::from_millis(1500), Duration::from_millis(400))
         .await;
     scene.front().script(|_| Reply::Pass);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    scene.comes_back().await;
     scene.watch_another().await;
     scene.watch(Duration::from_millis(500)).await;
     scene.end(Duration::from_secs(5)).await

@@ -117,7 +117,7 @@ async fn takes_over(name: &str, write: impl FnOnce(&Scene, &str)) -> Vec<String>
     scene.restarted().await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     scene
-        .is_idle(Duration::from_secs(2), Duration::from_millis(400))
+        .is_idle(Duration::from_millis(1500), Duration::from_millis(400))
         .await;
     scene.figure(format!("{} calls in the end", own.asked(|_| true).len()));
     scene.watch_another().await;

@@ -170,10 +170,10 @@ async fn nothing_but(number: &'static str, from: From) -> Vec<String> {
     };
     scene.figure(told);
     // The gauges are made once a second.
-    tokio::time::sleep(Duration::from_millis(2200)).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
     scene.serves_all().await;
     scene.restart_after(Duration::ZERO).await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     scene
         .is_idle(Duration::from_secs(1), Duration::from_millis(300))
         .await;
@@ -225,7 +225,7 @@ async fn every_number_at_every_place() -> Vec<String> {
     scene.restart_after(Duration::ZERO).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     scene
-        .is_idle(Duration::from_secs(2), Duration::from_millis(500))
+        .is_idle(Duration::from_millis(1500), Duration::from_millis(500))
         .await;
     scene.watch_another().await;
     scene.watch(Duration::from_secs(1)).await;

@@ -96,7 +96,7 @@ async fn leases_are_renewed_afterwards() -> Vec<String> {
             _ => Reply::Pass,
         }
     });
-    scene.watch(Duration::from_millis(7500)).await;
+    scene.watch(Duration::from_millis(6500)).await;
     let users = scene.world.vault.live_users();
     for name in names {
         let lives = users.iter().any(|user| user.contains(&format!("-{name}-")));
@@ -129,7 +129,7 @@ async fn tokens_are_renewed_afterwards() -> Vec<String> {
                 Reply::Pass
             }
         });
-        scene.watch(Duration::from_millis(7500)).await;
+        scene.watch(Duration::from_millis(6500)).await;
         let tokens = scene.hostile_tokens();
         scene.expect(tokens == 1, || "the token is dead".to_owned());
         scene.end(Duration::from_secs(15)).await

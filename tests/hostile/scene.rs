@@ -332,6 +332,18 @@ impl Scene {
         }
     }
 
+    /// Waits until healthy volumes mount again, after a server that was away for all.
+    pub async fn comes_back(&mut self) {
+        let begun = Instant::now();
+        let volume = self.volume("shop", "first");
+        while let Err(fault) = self.mount_healthy(&volume).await {
+            if begun.elapsed() > REVOKED {
+                return self.fault(format!("not back after {REVOKED:?}: {fault}"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// A healthy volume comes and goes.
     pub async fn serves_all(&mut self) {
         let volume = self.volume("shop", &format!("new-{}", rand::random::<u32>()));

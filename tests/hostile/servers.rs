@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::scene::{Scene, none, own_server};
-use crate::support::client::{PING, SETTINGS, frame};
+use crate::support::client::{CONTINUATION, END_HEADERS, HEADERS, PING, SETTINGS, frame, literal};
 use crate::support::hostile::{Asked, Hostile, Raw, Reply};
 
 const OBJECT: &str = "- {objectName: k, secretPath: x/y, secretKey: key}";
@@ -140,24 +140,30 @@ async fn in_a_circle(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// What an HTTP/2 server sends again and again, after its first SETTINGS.
-fn floods() -> Vec<(&'static str, Vec<u8>)> {
+/// What an HTTP/2 server sends after its first SETTINGS: once, and then again and again.
+fn floods() -> Vec<(&'static str, [Vec<u8>; 2])> {
     let settings = frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]);
     let ping = frame(PING, 0, 0, &[7; 8]);
-    // WINDOW_UPDATE of one byte; PRIORITY-like unknown frames; empty DATA of a stream that waits for its head.
+    // WINDOW_UPDATE of one byte, and frames of an unknown type.
     let window = frame(8, 0, 0, &[0, 0, 0, 1]);
     let unknown = frame(0xfa, 0, 0, &[0; 100]);
     let continued = {
         // An interim answer, `:status: 100` (HPACK: literal with an indexed name).
         let block = [0x08, 0x03, b'1', b'0', b'0'];
-        frame(1, 4, 1, &block)
+        frame(HEADERS, END_HEADERS, 1, &block)
     };
+    // A head that never ends: no END_HEADERS, and CONTINUATION after CONTINUATION.
+    let block = literal(0, b"x-more", b"and more");
+    let begun = frame(HEADERS, 0, 1, &block);
+    let more = frame(CONTINUATION, 0, 1, &block);
+    let again = |frames: Vec<u8>| [Vec::new(), frames];
     vec![
-        ("SETTINGS", settings.repeat(200)),
-        ("PING", ping.repeat(200)),
-        ("WINDOW_UPDATE", window.repeat(200)),
-        ("unknown frames", unknown.repeat(100)),
-        ("interim answers", continued.repeat(100)),
+        ("SETTINGS", again(settings.repeat(200))),
+        ("PING", again(ping.repeat(200))),
+        ("WINDOW_UPDATE", again(window.repeat(200))),
+        ("unknown frames", again(unknown.repeat(100))),
+        ("interim answers", again(continued.repeat(100))),
+        ("CONTINUATION", [begun, more.repeat(200)]),
     ]
 }
 
@@ -175,7 +181,7 @@ fn acceptor() -> TlsAcceptor {
     TlsAcceptor::from(Arc::new(config))
 }
 
-async fn flood(acceptor: TlsAcceptor, stream: TcpStream, frames: Vec<u8>) -> io::Result<()> {
+async fn flood(acceptor: TlsAcceptor, stream: TcpStream, frames: [Vec<u8>; 2]) -> io::Result<()> {
     let stream = acceptor.accept(stream).await?;
     let (mut read, mut write) = tokio::io::split(stream);
     let reading = async {
@@ -185,8 +191,9 @@ async fn flood(acceptor: TlsAcceptor, stream: TcpStream, frames: Vec<u8>) -> io:
     };
     let writing = async {
         write.write_all(&frame(SETTINGS, 0, 0, &[])).await?;
+        write.write_all(&frames[0]).await?;
         loop {
-            write.write_all(&frames).await?;
+            write.write_all(&frames[1]).await?;
             write.flush().await?;
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -227,7 +234,11 @@ async fn from_the_first_byte() -> Vec<String> {
         }
         servers.push((name, server));
     }
-    scene.watch(Duration::from_millis(5500)).await;
+    scene.watch(Duration::from_millis(4500)).await;
+    for (name, server) in &servers {
+        let asked = server.connections();
+        scene.expect(asked > 0, || format!("{name}: nobody came"));
+    }
     scene.figure(format!("{} servers", servers.len()));
     scene.end(Duration::from_secs(6)).await
 }

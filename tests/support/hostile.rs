@@ -229,6 +229,7 @@ fn whole(body: Bytes) -> Body {
 /// A listener whose every connection a function serves, byte by byte.
 pub struct Raw {
     pub address: SocketAddr,
+    connections: Arc<AtomicUsize>,
     serving: JoinHandle<()>,
 }
 
@@ -246,14 +247,26 @@ impl Raw {
     {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let had = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&had);
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
                 // It fails where the client goes away, which is what is wanted of it.
                 connections.spawn(serve(stream));
                 while connections.try_join_next().is_some() {}
             }
         });
-        Self { address, serving }
+        Self {
+            address,
+            connections: had,
+            serving,
+        }
+    }
+
+    /// The connections that it has had.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 }
