@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
@@ -35,6 +36,9 @@ use crate::service_account::TokenMinter;
 use crate::spec::VolumeId;
 use crate::vault::{self, Redirects, Vault};
 use crate::version_key::{self, VersionKey};
+
+/// Within what time the pods are watched again after a first failure.
+const POD_RETRY: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +135,8 @@ impl App {
         match (&kubernetes, &config.node_name) {
             (Some(client), Some(node)) => {
                 let (client, node) = (client.clone(), node.clone());
-                let watched = pods::watch(client, node, registry.clone(), metrics.clone());
+                let watched =
+                    pods::watch(client, node, registry.clone(), metrics.clone(), POD_RETRY);
                 background.spawn(watched);
             }
             (Some(_), None) => Missing::node_name().tell(&metrics),
@@ -320,7 +325,6 @@ fn registry_settings(config: &Config) -> registry::Settings {
         drain: config.drain_after,
         park: config.park,
         poll: config.poll_interval,
-        in_flight: config.renew_concurrency,
         rate: config.renew_rate,
         look_up: config.lookup_interval,
         ..registry::Settings::default()
@@ -339,6 +343,8 @@ fn vault_settings(config: &Config) -> vault::Settings {
             addresses: config.policy.addresses.clone(),
         },
         max_connection_age: config.max_connection_age,
+        keeping_in_flight: config.renew_concurrency,
+        keeping_rate: config.renew_rate,
         ..usual
     }
 }

@@ -33,9 +33,12 @@ struct Inner {
     releases: Counters,
     missed: Counters,
     journal_errors: Counters,
+    quarantined: Counter,
     degraded: Family<Labels, Gauge>,
     degradations: Mutex<BTreeSet<String>>,
     breakers: Family<Labels, Gauge>,
+    backends_failing: Gauge,
+    doubtful: Gauge,
     rotations: Counter,
     unattended: Counters,
     events: Counters,
@@ -103,9 +106,12 @@ impl Metrics {
             ),
             events: counters(&mut registry, "events", "Events on pods, by outcome"),
             rotations: Counter::default(),
+            quarantined: Counter::default(),
             degraded: Family::default(),
             degradations: Mutex::default(),
             breakers: Family::default(),
+            backends_failing: Gauge::default(),
+            doubtful: Gauge::default(),
             alive: Family::default(),
             nearest_end: Gauge::default(),
             keeping_waiting: Gauge::default(),
@@ -172,6 +178,11 @@ impl Metrics {
         self.0.journal_errors.get_or_create(&labels).inc();
     }
 
+    /// A volume's state broke the daemon and was set aside.
+    pub fn quarantined(&self) {
+        self.0.quarantined.inc();
+    }
+
     /// Something that the daemon could do is missing, or is there again.
     pub fn degraded(&self, reason: &str, is: bool) {
         let labels = vec![("reason", reason.to_owned())];
@@ -203,6 +214,19 @@ impl Metrics {
         } else {
             self.0.breakers.remove(&labels);
         }
+    }
+
+    /// How many circuits are open below those of addresses: of a backend, or of one namespace at it.
+    pub fn backends_failing(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.0.backends_failing.set(count);
+    }
+
+    /// How many volumes are not renewed because nothing shows that they are still mounted.
+    pub fn doubtful(&self, count: usize) {
+        self.0
+            .doubtful
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A poll has replaced credentials of a volume.
@@ -268,9 +292,24 @@ impl Inner {
             self.breakers.clone(),
         );
         self.registry.register(
+            "doubtful_volumes",
+            "Volumes that are not renewed because nothing shows that they are still mounted",
+            self.doubtful.clone(),
+        );
+        self.registry.register(
+            "backends_failing",
+            "Backends whose calls fail, each for everybody or for one namespace: these calls wait, one at a time probes",
+            self.backends_failing.clone(),
+        );
+        self.registry.register(
             "rotations",
             "Polls that have replaced credentials of a volume",
             self.rotations.clone(),
+        );
+        self.registry.register(
+            "quarantined",
+            "Volumes whose state broke the daemon and was set aside",
+            self.quarantined.clone(),
         );
         self.registry.register(
             "alive",

@@ -294,10 +294,7 @@ mod tests {
             body: SecretBytes::from(body.as_bytes().to_vec()),
             raw: false,
             keep: Keep::Static,
-            term: Term {
-                sent: Moment::from_boot(Duration::ZERO),
-                granted: Duration::ZERO,
-            },
+            term: Term::endless(Moment::from_boot(Duration::ZERO)),
         };
         let files = files(std::slice::from_ref(object), |_| Some(&grant))?;
         Ok(files[0].contents.expose().to_vec())

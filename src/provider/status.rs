@@ -131,6 +131,7 @@ fn code_of_vault(kind: Kind) -> Final {
         Kind::TooLarge | Kind::Redirected => Final::FailedPrecondition,
         Kind::Sealed
         | Kind::Unreachable
+        | Kind::NotTaken
         | Kind::Interrupted
         | Kind::TimedOut
         | Kind::Untrusted

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::agenda::{ItemKey, Task};
 use super::care::{Care, LookUps};
 use super::notice::{NoticeKind, Notices};
-use super::volume::Volume;
+use super::task::{ItemKey, Task};
+use super::volume::{HeldGrant, HeldSession, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::retry_delay;
 use crate::grant::{KeepError, Renewal, Revoked};
@@ -37,6 +37,14 @@ impl Item {
         }
     }
 
+    /// Whether it is known to the server, as far as we know, and not on its way to revocation.
+    fn in_use(self, volume: &Volume) -> bool {
+        match self {
+            Self::Session(key) => volume.sessions.get(&key).is_some_and(HeldSession::lives),
+            Self::Lease(key) => volume.grants.get(&key).is_some_and(HeldGrant::lives),
+        }
+    }
+
     /// How it is looked after, and what it is called: a session by its id, a lease by its path.
     fn of(self, volume: &mut Volume) -> Option<(&mut Care, String)> {
         match self {
@@ -62,6 +70,7 @@ pub fn apply(
     metrics: &Metrics,
     notices: &Notices,
 ) {
+    volume.call_ended(task);
     let item = match task {
         Task::RenewSession(_, key) | Task::RevokeSession(_, key) | Task::LookUpSession(_, key) => {
             Item::Session(key)
@@ -69,7 +78,6 @@ pub fn apply(
         Task::RenewLease(_, key) | Task::RevokeLease(_, key) | Task::LookUpLease(_, key) => {
             Item::Lease(key)
         }
-        Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) | Task::Warn(_) => return,
     };
     let answer = match outcome {
         Outcome::Broken => Err(KeepError::Transient {
@@ -102,10 +110,17 @@ fn renewed(
     notices: &Notices,
 ) {
     let (kind, id) = (item.kind(), volume.id.to_string());
+    let in_use = item.in_use(volume);
     let Some((care, name)) = item.of(volume) else {
         return;
     };
-    care.busy = false;
+    if !in_use {
+        // Released, or found dead, while the renewal was under way. Its revocation must know how long it lives.
+        if let Ok(Some(renewal)) = answer {
+            care.life.renewed(&renewal);
+        }
+        return;
+    }
     match answer {
         Ok(renewal) => {
             metrics.renewal(kind, "ok");
@@ -188,10 +203,13 @@ fn looked_up(
         Item::Session(key) => Some(key),
         Item::Lease(key) => volume.grants.get(&key).map(|held| held.session),
     };
+    if !item.in_use(volume) {
+        // It was released, or found dead, while the question was under way.
+        return;
+    }
     let Some((care, name)) = item.of(volume) else {
         return;
     };
-    care.busy = false;
     let suspected = matches!(care.look_ups, LookUps::Suspected(_));
     match answer {
         Ok(_) => {
@@ -285,7 +303,6 @@ fn revoked(
     let Some((care, name)) = item.of(volume) else {
         return;
     };
-    care.busy = false;
     match (answer, item) {
         (Err(KeepError::Transient { why, retry_after }), _) => {
             metrics.release(kind, "retry");

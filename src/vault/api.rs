@@ -308,10 +308,7 @@ fn renewal(
     warnings: Option<Vec<String>>,
 ) -> Renewal {
     Renewal {
-        term: Term {
-            sent,
-            granted: ending(granted),
-        },
+        term: Term::new(sent, ending(granted)),
         renewable,
         // Floored to nothing: its last second has begun.
         capped: granted.is_zero() || capped(warnings.as_deref()),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
-use super::lifetime::{self, Leaseless, ending};
+use super::lifetime::{self, Leaseless, ending, seconds};
 use super::room::Room;
 use super::transport::{Cache, Call, Reply, Transport};
 use super::{Settings, api, bare, raw};
@@ -21,8 +21,9 @@ use crate::spec::Request;
 struct Envelope<'a> {
     #[serde(default)]
     lease_id: Option<String>,
-    #[serde(default)]
-    lease_duration: Option<i64>,
+    /// Go's client fails at a number that is no int64, and the credential is lost: whatever stands here is read.
+    #[serde(borrow, default)]
+    lease_duration: Option<&'a RawValue>,
     #[serde(default)]
     renewable: Option<bool>,
     #[serde(default)]
@@ -67,7 +68,6 @@ pub async fn read(
         room: Some(room),
     };
     let reply = api::send(transport, endpoint, asked, call, None).await?;
-    let sent = sent.minus(reply.age);
     granted(asked, request, reply, sent, settings.refresh, token)
 }
 
@@ -86,10 +86,7 @@ pub fn granted(
     if raw::is_raw(request, &reply) {
         return Ok(Grant {
             request: request.clone(),
-            term: Term {
-                sent,
-                granted: Duration::ZERO,
-            },
+            term: Term::endless(sent),
             keep: Keep::Static,
             body: reply.body,
             raw: true,
@@ -111,8 +108,8 @@ pub fn granted(
         return Err(VaultError::new(Kind::Empty, asked, text));
     };
     api::tell_warnings(asked, Some(warnings), &[token]);
-    let lease_duration = u64::try_from(envelope.lease_duration.unwrap_or_default());
-    let lease_duration = Duration::from_secs(lease_duration.unwrap_or_default());
+    let lease_duration = envelope.lease_duration.and_then(seconds);
+    let lease_duration = lease_duration.unwrap_or_default();
     let lease_id = envelope.lease_id.unwrap_or_default();
     let (keep, granted) = if lease_id.is_empty() {
         let mount_type = envelope.mount_type.unwrap_or_default();
@@ -132,7 +129,7 @@ pub fn granted(
     };
     Ok(Grant {
         request: request.clone(),
-        term: Term { sent, granted },
+        term: Term::aged(sent, reply.age, granted),
         keep,
         body: reply.body,
         raw: false,

@@ -2,13 +2,13 @@
 //! for them, and has it until its answer is on the wire: a thousand of them at once must not be the end
 //! of the daemon.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
-
-use super::gates::Shares;
 
 /// What a Mount may read without asking, in bytes.
 const SMALL: usize = 64 * 1024;
@@ -19,6 +19,41 @@ const MOST: usize = 8 * 1024 * 1024;
 const LARGE: usize = 8;
 /// How long a large one waits: kubelet gives a mount up after two minutes.
 const WAIT: Duration = Duration::from_secs(60);
+
+/// Keys that are kept for nobody: tenants choose addresses and paths.
+const IDLE: usize = 256;
+
+/// A number of places for each key, first come first served.
+pub struct Shares<K> {
+    places: usize,
+    of: Mutex<HashMap<K, Arc<Semaphore>>>,
+}
+
+impl<K: Eq + Hash> Shares<K> {
+    pub fn new(places: usize) -> Self {
+        Self {
+            places,
+            of: Mutex::default(),
+        }
+    }
+
+    /// A place of a key. The semaphores are never closed, so there always comes one.
+    pub async fn place(&self, key: K) -> Option<OwnedSemaphorePermit> {
+        self.semaphore(key).acquire_owned().await.ok()
+    }
+
+    fn semaphore(&self, key: K) -> Arc<Semaphore> {
+        let mut of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        // One where nobody stands can be made again.
+        if of.len() > IDLE {
+            of.retain(|_, semaphore| {
+                Arc::strong_count(semaphore) > 1 || semaphore.available_permits() < self.places
+            });
+        }
+        let made = || Arc::new(Semaphore::new(self.places));
+        Arc::clone(of.entry(key).or_insert_with(made))
+    }
+}
 
 /// There is no room.
 #[derive(Debug, PartialEq, Eq)]

@@ -28,6 +28,12 @@ pub const LARGEST_REPLY: usize = 4 * 1024 * 1024;
 /// Connections that are tried for a request that none of them has taken. A server that wants another client
 /// certificate ends each after the handshake, and says why only to a request that was on its way by then.
 const CONNECTIONS: u32 = 3;
+/// The same for a server that says that it did not process the request. A proxy that closes each connection after some
+/// requests (nginx, `keepalive_requests`) says so to all that come at once and find the same connection.
+const REFUSALS: u32 = 12;
+/// The pause before another connection is tried then, times the tries so far, and drawn: all that were refused
+/// together would meet on the next connection again.
+const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 
 /// From this age on a pool is replaced when a reply says that its server does not serve, and when one says
 /// nothing of the kind but may have the same cause: it is late, or comes from a standby.
@@ -83,6 +89,9 @@ pub enum SendError {
     /// No connection.
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// Connections end before a request is taken: a server that closes each after some requests.
+    #[error("no connection has taken the request: {0}")]
+    NotTaken(String),
     /// The connection broke when the request was on its way.
     #[error("the connection broke: {0}")]
     Interrupted(String),
@@ -210,7 +219,12 @@ impl Transport {
             if unprocessed {
                 self.pools.retire(address, &endpoint.tls, &pool);
             }
-            if (unsent || unprocessed) && tried < CONNECTIONS {
+            if unprocessed && tried < REFUSALS {
+                let pause = REFUSED_PAUSE.saturating_mul(tried);
+                tokio::time::sleep(pause.mul_f64(rand::random())).await;
+                continue;
+            }
+            if unsent && tried < CONNECTIONS {
                 continue;
             }
             let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
@@ -219,7 +233,8 @@ impl Transport {
                     "the server ends each connection after the handshake, as one does that does not accept our client certificate or asks for one: {}",
                     causes(&error)
                 )),
-                (true, _) | (_, true) => SendError::Unreachable(causes(&error)),
+                (_, true) => SendError::NotTaken(causes(&error)),
+                (true, _) => SendError::Unreachable(causes(&error)),
                 _ if !is_tls && is_no_http(&error) => SendError::Scheme(
                     "the server's answer is no HTTP: where it speaks TLS on this port, use https:// in vaultAddress",
                 ),
@@ -337,7 +352,8 @@ async fn read(
     let status = response.status().as_u16();
     let seconds = |name: HeaderName| {
         let text = response.headers().get(name)?.to_str().ok()?;
-        text.trim().parse().ok().map(Duration::from_secs)
+        let span = text.trim().parse().ok().map(Duration::from_secs);
+        span.map(crate::clock::clamped)
     };
     let retry_after = seconds(RETRY_AFTER);
     let age = seconds(AGE).unwrap_or_default();

@@ -40,7 +40,7 @@ fn a_renewal_whose_body_says_nothing_is_none() {
         renewed_lease(ASKED, &reply(body), sent)
             .unwrap()
             .term
-            .granted
+            .granted()
     };
     assert_eq!(granted(r#"{"lease_duration":3600}"#), HOUR);
     assert_eq!(granted(r#"{"lease_duration":"3600"}"#), HOUR);
