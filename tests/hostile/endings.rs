@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::journals;
 use crate::scene::{Scene, hostile, none, own_server};
 use crate::support::hostile::{Asked, Hostile, Reply};
 
@@ -120,13 +121,15 @@ async fn ends_meanwhile(name: &str, is_away_afterwards: bool) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_ended_while_the_daemon_was_down_makes_it_neither_spin_nor_deaf() {
-    let (well, away) = tokio::join!(
+async fn what_ended_while_the_daemon_was_down_and_a_journal_of_absurd_numbers_make_it_neither_spin_nor_deaf()
+ {
+    let (well, away, journals) = tokio::join!(
         ends_meanwhile("ends while the daemon is down", false),
         ends_meanwhile(
             "ends while the daemon is down, and then the server is",
             true
         ),
+        journals::taken_over(),
     );
-    none([well, away]);
+    none([well, away, journals]);
 }

@@ -163,8 +163,8 @@ async fn poll_all(scene: &Scene, volumes: &[Volume], class: &Value) -> Vec<Strin
 
 #[tokio::test]
 async fn sixty_volumes_with_replies_that_are_kept_stay_within_the_pods_memory() {
-    let mut scene = Scene::new("60 volumes with PUT replies of 2.5 MiB").await;
-    let own = large(reply(&"x".repeat(2 * MIB + MIB / 2))).await;
+    let mut scene = Scene::new("60 volumes with PUT replies of 1.6 MiB").await;
+    let own = large(reply(&"x".repeat(MIB + MIB * 3 / 5))).await;
     let class = own_server(
         &own.url,
         "- {objectName: whole, secretPath: x/sign, method: PUT}",
