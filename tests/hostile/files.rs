@@ -221,19 +221,36 @@ async fn neither_pods_nor_the_state_are_a_place_of_certificates() {
     none([scene.end(Duration::from_secs(15)).await]);
 }
 
+/// One certificate of very many names, of just below 2 MiB of PEM: parsed, it takes many times that.
+fn of_many_names() -> String {
+    let name = rcgen::SanType::DnsName("a".try_into().unwrap());
+    let mut parameters = rcgen::CertificateParams::default();
+    parameters.subject_alt_names = vec![name; 500_000];
+    let key = rcgen::KeyPair::generate().unwrap();
+    parameters.self_signed(&key).unwrap().pem()
+}
+
 #[tokio::test]
-async fn directories_full_of_certificates_stay_within_the_pods_memory() {
+async fn places_full_of_certificates_stay_within_the_pods_memory() {
     let base = tempfile::tempdir().unwrap();
     let pem = certificates(1024 * 1024 - 1024);
     let whole = base.path().join("whole");
     fs::write(&whole, pem).unwrap();
-    let mut scene = Scene::new("16 directories of 4 MiB of certificates").await;
+    let names = of_many_names();
+    assert!(names.len() <= 2 * 1024 * 1024, "{}", names.len());
+    let many = base.path().join("names");
+    fs::write(&many, names).unwrap();
+    let mut scene = Scene::new("8 directories of 4 MiB of certificates, 24 of two of many names").await;
     let mut calls = Vec::new();
-    for number in 0..16 {
+    for number in 0..32 {
         let directory = base.path().join(format!("d{number}"));
         fs::create_dir(&directory).unwrap();
         for part in 0..4 {
-            fs::hard_link(&whole, directory.join(part.to_string())).unwrap();
+            let file = if number % 4 == 0 { &whole } else { &many };
+            // Two of them are the most of one directory.
+            if number % 4 == 0 || part < 2 {
+                fs::hard_link(file, directory.join(part.to_string())).unwrap();
+            }
         }
         let volume = scene.volume(&format!("greedy-{}", number % 4), &format!("pod-{number}"));
         let call = scene.call(&volume, &naming("vaultCADirectory", &directory));
