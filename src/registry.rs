@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::grant::{Grant, LeaseKeeper, Session};
@@ -94,9 +95,9 @@ pub enum Sighting {
     Absent,
 }
 
-/// The registry has stopped: the daemon is shutting down.
+/// The registry has stopped, or has set the volume aside because its state breaks it.
 #[derive(Debug, thiserror::Error)]
-#[error("the daemon is shutting down")]
+#[error("the daemon is shutting down, or has set this volume aside (its log says so)")]
 pub struct Closed;
 
 /// How a Mount ended.
@@ -131,6 +132,8 @@ pub struct Held {
     pub session: Option<Arc<Session>>,
     /// The replies that need not be fetched again.
     pub grants: HashMap<Request, Arc<Grant>>,
+    /// Cancelled when the volume is released while the Mount is under way: nobody will see what it still reads.
+    pub ended: CancellationToken,
 }
 
 pub(crate) enum Message {
@@ -152,6 +155,11 @@ pub(crate) enum Message {
         volume: VolumeId,
         session: String,
         grants: Vec<Arc<Grant>>,
+    },
+    Late {
+        volume: VolumeId,
+        session: String,
+        grant: Arc<Grant>,
     },
     End {
         volume: VolumeId,
@@ -261,6 +269,16 @@ impl Registry {
     /// seen, its volumes end `grace` (plus a margin) from now.
     pub fn pod_gone(&self, uid: String, grace: Duration) {
         self.tell(Message::PodGone { uid, grace });
+    }
+
+    /// A reply came after its Mount had been given up: its lease is revoked.
+    pub fn late(&self, volume: VolumeId, session: String, grant: Grant) {
+        let grant = Arc::new(grant.without_body());
+        self.tell(Message::Late {
+            volume,
+            session,
+            grant,
+        });
     }
 
     /// Every pod of this node that the API server knows, by the names that kubelet's directories have. Told every half

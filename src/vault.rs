@@ -7,6 +7,7 @@ mod api;
 mod bare;
 mod classify;
 mod connect;
+mod connections;
 mod dispatcher;
 mod error;
 #[cfg(any(test, fuzzing))]
@@ -19,7 +20,7 @@ mod raw;
 mod read;
 mod redirect;
 mod request;
-mod room;
+mod tenant;
 mod tls;
 mod transport;
 
@@ -32,17 +33,18 @@ use tracing::warn;
 use self::dispatcher::{Class, Dispatcher, Limits, Permit, Waiter};
 use self::health::{HealthSignal, Scope};
 use self::pools::Pools;
-use self::room::Rooms;
 
 pub use self::error::{VaultError, VaultErrorKind};
+pub use self::read::Read;
 pub use self::redirect::Redirects;
-pub use self::room::Room;
 pub use self::transport::Cache;
 use self::transport::Transport;
+use crate::blocking::BlockingPool;
 use crate::clock::{Clock, Moment};
 use crate::grant::{
-    Admitted, Grant, KeepError, LeaseKeeper, PlannedCall, Purpose, Renewal, Revoked, Session, Term,
+    Admitted, KeepError, LeaseKeeper, PlannedCall, Purpose, Renewal, Revoked, Session, Term,
 };
+use crate::memory::MountMemory;
 use crate::metrics::Metrics;
 use crate::proxy::Proxies;
 use crate::redacted::Secret;
@@ -75,8 +77,12 @@ pub struct Settings {
     pub redirects: Redirects,
     /// How old a connection may grow before another is made in its place.
     pub max_connection_age: Duration,
+    /// Connections at once, to all servers together; half of them for one tenant.
+    pub max_connections: usize,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
+    /// Where large replies are parsed.
+    pub processor: BlockingPool,
 }
 
 impl Default for Settings {
@@ -93,7 +99,9 @@ impl Default for Settings {
             proxies: Proxies::default(),
             redirects: Redirects::default(),
             max_connection_age: Duration::from_secs(120),
+            max_connections: 1024,
             refresh: Duration::from_secs(3600),
+            processor: BlockingPool::for_processor(),
         }
     }
 }
@@ -119,8 +127,6 @@ struct Inner {
     metrics: Metrics,
     transport: Transport,
     dispatcher: Dispatcher,
-    /// The memory for what they read.
-    rooms: Arc<Rooms>,
 }
 
 impl Vault {
@@ -145,9 +151,9 @@ impl Vault {
                     settings.connect_timeout,
                     settings.max_connection_age,
                     settings.proxies.clone(),
+                    settings.max_connections,
                 ),
             ),
-            rooms: Rooms::new(),
             settings,
             clock,
             metrics,
@@ -208,13 +214,6 @@ impl Vault {
         })
     }
 
-    /// The room for what one Mount reads, of a pod in this namespace. It is the Mount's to keep until its
-    /// answer is on the wire.
-    #[must_use]
-    pub fn room(&self, namespace: &str) -> Arc<Room> {
-        self.0.rooms.of(namespace)
-    }
-
     /// Reads once, under a session.
     ///
     /// # Errors
@@ -223,9 +222,9 @@ impl Vault {
         &self,
         session: &Session,
         request: &Request,
-        room: &Room,
+        memory: &MountMemory,
         cache: Cache,
-    ) -> Result<Grant, VaultError> {
+    ) -> Result<Read, VaultError> {
         let endpoint = &session.endpoint;
         let scope = scope(session, &request.path);
         let mut permit = self.permit(endpoint, &scope).await;
@@ -234,7 +233,7 @@ impl Vault {
             &self.0.transport,
             session,
             request,
-            room,
+            memory,
             self.0.clock.now(),
             &self.0.settings,
             cache,
@@ -316,7 +315,7 @@ impl Vault {
         call: impl Future<Output = Result<T, VaultError>>,
     ) -> Result<T, VaultError> {
         let started = Instant::now();
-        let result = call.await;
+        let result = tenant::on_behalf_of(&scope.tenant, call).await;
         let status = match &result {
             Ok(_) => "ok".to_owned(),
             Err(error) => error

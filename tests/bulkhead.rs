@@ -314,5 +314,5 @@ async fn a_thousand_large_mounts_at_once_stay_within_the_pods_memory() {
     }
     let peak = peak(&world);
     println!("1,000 mounts of 1 MiB at once: {peak} MiB at most");
-    assert!(peak < 256, "{peak} MiB");
+    assert!(peak < 128, "{peak} MiB");
 }

@@ -16,12 +16,14 @@ const USUAL_GRACE: Duration = Duration::from_secs(30);
 
 impl Volume {
     /// Whether the absence of its path is its end. Between two attempts of a first Mount the path is gone as
-    /// well; those end by themselves, or with their pod.
+    /// well: kubelet comes again as long as there is the pod.
     pub fn ends_with_its_path(&self) -> bool {
+        let pod_is_gone = self.forsaken_at.is_some();
         match self.stage {
             Stage::Mounted => true,
-            Stage::Opening => !self.mounting,
-            Stage::Parked { .. } | Stage::Leaving => false,
+            Stage::Opening => !self.mounting || pod_is_gone,
+            Stage::Parked { .. } => pod_is_gone,
+            Stage::Leaving => false,
         }
     }
 }
@@ -113,10 +115,14 @@ impl Worker {
             return;
         };
         volume.evidence.pod_gone(now);
-        if volume.seen && volume.ends_with_its_path() {
-            let _ = self.look.send(volume.id.clone());
-        } else if volume.forsaken_at.is_none() {
+        let waits = !(volume.seen && volume.ends_with_its_path());
+        if waits && volume.forsaken_at.is_none() {
             volume.forsaken_at = Some(until);
+        }
+        if volume.seen {
+            let _ = self.look.send(volume.id.clone());
+        }
+        if waits {
             self.changed(key, None);
         }
     }
@@ -126,6 +132,10 @@ impl Worker {
         if let Some(volume) = self.volumes.get_mut(&key) {
             telling::released(volume, volume.lets_expire(), why);
             volume.release(now);
+            // A first Mount that hangs keeps nothing waiting.
+            if let Some(mount) = self.mounts.get(&key) {
+                mount.cancel();
+            }
             self.changed(key, None);
         }
     }

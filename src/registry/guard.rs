@@ -69,7 +69,8 @@ impl Message {
             | Self::TokenDead { volume, .. }
             | Self::Discard { volume, .. }
             | Self::End { volume, .. }
-            | Self::Answered { volume } => Some(volume),
+            | Self::Answered { volume }
+            | Self::Late { volume, .. } => Some(volume),
             Self::Paths { .. }
             | Self::Observed { .. }
             | Self::PodGone { .. }

@@ -82,7 +82,7 @@ impl Volume {
             wake.is_due(at);
         }
         for (task, at) in self.calls(key, settings, now) {
-            if self.doubted && task.kind() == CallKind::Renew && at <= now {
+            if at <= now && self.holds_back(task) {
                 wake.is_due(now.plus(RECONSIDER));
                 continue;
             }
@@ -100,7 +100,12 @@ impl Volume {
     /// Whether a call that was handed over is still due.
     pub fn wants(&self, task: Task, settings: &Settings, now: Moment) -> bool {
         let calls = self.calls(task.volume(), settings, now);
-        calls.iter().any(|(due, at)| *due == task && *at <= now)
+        !self.holds_back(task) && calls.iter().any(|(due, at)| *due == task && *at <= now)
+    }
+
+    /// Whether a call is not made although its time has come: what is in doubt is not renewed.
+    fn holds_back(&self, task: Task) -> bool {
+        self.doubted && task.kind() == CallKind::Renew
     }
 
     /// A call has ended, or was found pointless.

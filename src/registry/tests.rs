@@ -11,6 +11,7 @@ mod mounts;
 mod outage;
 mod settle;
 mod world;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

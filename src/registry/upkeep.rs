@@ -128,7 +128,11 @@ fn renewed(
             if care.life.capped {
                 info!(
                     volume = id,
-                    kind, name, "its end is final: it is replaced at the last poll but one before"
+                    pod = volume.pod.name,
+                    namespace = volume.pod.namespace,
+                    kind,
+                    name,
+                    "its end is final: it is replaced at the last poll but one before"
                 );
             } else {
                 debug!(volume = id, kind, name, "renewed");
@@ -140,7 +144,13 @@ fn renewed(
             let failures = care.failures;
             warn!(
                 volume = id,
-                kind, name, why, failures, "not renewed; it is tried again"
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
+                kind,
+                name,
+                why,
+                failures,
+                "not renewed; it is tried again"
             );
         }
         Err(KeepError::Forbidden { why }) => {
@@ -150,6 +160,8 @@ fn renewed(
             if first {
                 warn!(
                     volume = id,
+                    pod = volume.pod.name,
+                    namespace = volume.pod.namespace,
                     kind,
                     name,
                     why,
@@ -166,7 +178,12 @@ fn renewed(
             care.life.capped = true;
             warn!(
                 volume = id,
-                kind, name, why, "cannot be renewed: it is replaced at a poll before its end"
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
+                kind,
+                name,
+                why,
+                "cannot be renewed: it is replaced at a poll before its end"
             );
             let text =
                 format!("the {kind} cannot be renewed; a rotation poll must replace it: {why}");
@@ -176,6 +193,8 @@ fn renewed(
             metrics.renewal(kind, "dead");
             error!(
                 volume = id,
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
                 kind,
                 name,
                 why = %error,
@@ -258,6 +277,8 @@ fn looked_up(
             metrics.look_up(kind, "dead");
             error!(
                 volume = id,
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
                 kind,
                 name,
                 why = %error,
@@ -310,6 +331,8 @@ fn revoked(
             let failures = care.failures;
             warn!(
                 volume = id,
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
                 kind,
                 name,
                 why,
@@ -325,6 +348,8 @@ fn revoked(
             if care.failures == 1 {
                 error!(
                     volume = id,
+                    pod = volume.pod.name,
+                    namespace = volume.pod.namespace,
                     kind,
                     name,
                     why,

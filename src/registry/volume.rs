@@ -296,6 +296,16 @@ impl Volume {
         );
     }
 
+    /// A reply that no Mount has waited for: nothing shows it, and its lease is to be revoked.
+    pub fn add_late(&mut self, key: ItemKey, session: ItemKey, grant: &Arc<Grant>, now: Moment) {
+        self.add_grant(key, session, grant);
+        if let Some(held) = self.grants.get_mut(&key) {
+            held.duty = Duty::Releasing;
+            held.care.at_once();
+        }
+        self.settle_releases(now);
+    }
+
     /// The key of a session of ours.
     pub fn session_key(&self, id: &str) -> Option<ItemKey> {
         self.sessions

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::calls::Finished;
@@ -44,6 +45,8 @@ pub(super) struct Worker {
     pub(super) look: mpsc::UnboundedSender<VolumeId>,
     pub(super) volumes: BTreeMap<VolumeKey, Volume>,
     keys: HashMap<VolumeId, VolumeKey>,
+    /// Tells the Mounts under way that their volume has been released.
+    pub(super) mounts: HashMap<VolumeKey, CancellationToken>,
     next_key: u64,
     pub(super) deadlines: DeadlineQueue,
     pub(super) heartbeat: Heartbeat,
@@ -56,7 +59,8 @@ pub(super) struct Worker {
     /// When the metrics that look at every volume were made last.
     pub(super) surveyed_at: Option<Moment>,
     pub(super) journal: Option<Writer>,
-    written: Option<BoxFuture<'static, ()>>,
+    /// The journal's writer, until it runs.
+    pub(super) written: Option<BoxFuture<'static, ()>>,
 }
 
 impl Worker {
@@ -83,6 +87,7 @@ impl Worker {
             surveyed_at: None,
             volumes: BTreeMap::new(),
             keys: HashMap::new(),
+            mounts: HashMap::new(),
             next_key: 0,
             deadlines: DeadlineQueue::default(),
             heartbeat: Heartbeat::default(),
@@ -101,7 +106,7 @@ impl Worker {
         let Some(written) = self.written.take() else {
             return;
         };
-        let writing = tokio::spawn(written);
+        let mut writing = tokio::spawn(written);
         let stopped = loop {
             self.heartbeat.beat(self.clock.now());
             if let Some(stopped) = self.take_messages(&mut inbox) {
@@ -123,6 +128,11 @@ impl Worker {
                     None => break None,
                 },
                 Some(finished) = self.jobs.join_next() => self.finished(finished),
+                // Whoever waits for a journalled state would wait for ever.
+                ended = &mut writing => {
+                    error!(panicked = ended.is_err(), "the journal's writer has ended by itself: so does the registry, and is started anew");
+                    return;
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         };
@@ -199,8 +209,10 @@ impl Worker {
     pub(super) fn handle(&mut self, message: Message) {
         match message {
             Message::Begin { spec, seen, reply } => {
-                // A Mount that has gone away meanwhile drops its claim, which ends it.
-                let _ = reply.send(self.begin(&spec, seen));
+                if let Some(held) = self.begin(&spec, seen) {
+                    // A Mount that has gone away meanwhile drops its claim, which ends it.
+                    let _ = reply.send(held);
+                }
             }
             Message::Hold {
                 volume,
@@ -213,6 +225,11 @@ impl Worker {
                 session,
                 grants,
             } => self.discard(&volume, &session, &grants),
+            Message::Late {
+                volume,
+                session,
+                grant,
+            } => self.late(&volume, &session, &grant),
             Message::End {
                 volume,
                 ending,
@@ -243,7 +260,8 @@ impl Worker {
         }
     }
 
-    fn begin(&mut self, spec: &MountSpec, seen: bool) -> Held {
+    /// `None`: the volume breaks the registry and was set aside. Its Mount must not log in: nobody would keep that.
+    fn begin(&mut self, spec: &MountSpec, seen: bool) -> Option<Held> {
         let now = self.clock.now();
         let key = match self.keys.get(&spec.volume) {
             Some(key) => *key,
@@ -257,9 +275,7 @@ impl Worker {
                 key
             }
         };
-        let Some(volume) = self.volumes.get_mut(&key) else {
-            return Held::default();
-        };
+        let volume = self.volumes.get_mut(&key)?;
         if volume.stage == Stage::Mounted {
             self.sources.polled(now);
         }
@@ -269,8 +285,9 @@ impl Worker {
             cut_short,
             ..volume.held_for(spec, poll, now)
         };
+        self.mounts.insert(key, held.ended.clone());
         self.changed(key, None);
-        held
+        self.volumes.contains_key(&key).then_some(held)
     }
 
     fn hold(&mut self, id: &VolumeId, session: Arc<Session>, done: oneshot::Sender<()>) {
@@ -303,6 +320,18 @@ impl Worker {
             }
             volume.discard(item, now);
             self.next_key = next_key;
+            self.changed(key, None);
+        }
+    }
+
+    /// A volume or a session that is gone has taken its leases along.
+    fn late(&mut self, id: &VolumeId, session: &str, grant: &Arc<Grant>) {
+        let (item, now) = (self.new_key(), self.clock.now());
+        if let Some((key, volume)) = self.volume(id)
+            && let Some(owner) = volume.session_key(session)
+        {
+            info!(volume = %id, path = grant.request.path, "a reply came after its mount had been given up: its lease is revoked");
+            volume.add_late(item, owner, grant, now);
             self.changed(key, None);
         }
     }
@@ -351,6 +380,7 @@ impl Worker {
             _ => volume.release(now),
         }
         self.next_key = next_key;
+        self.mounts.remove(&key);
         self.changed(key, done);
     }
 

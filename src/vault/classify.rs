@@ -124,6 +124,7 @@ mod tests {
             retry_after: Some(Duration::from_secs(7)),
             age: Duration::ZERO,
             body: SecretBytes::from(body.into_bytes()),
+            memory: None,
         };
         let asked = Asked {
             call: "renew",

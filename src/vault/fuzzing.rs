@@ -38,6 +38,7 @@ pub fn reply(data: &[u8]) -> Option<Grant> {
         age: std::time::Duration::ZERO,
         content_type: None,
         body: SecretBytes::from(body.to_vec()),
+        memory: None,
     };
     let endpoint = Endpoint {
         address: "https://vault".to_owned(),

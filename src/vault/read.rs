@@ -8,11 +8,12 @@ use serde_json::value::RawValue;
 
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
 use super::lifetime::{self, Leaseless, ending, seconds};
-use super::room::Room;
 use super::transport::{Cache, Call, Reply, Transport};
-use super::{Settings, api, bare, raw};
+use super::{Settings, api, bare, raw, tenant};
+use crate::blocking;
 use crate::clock::Moment;
 use crate::grant::{Grant, Keep, Session, Term};
+use crate::memory::{MountMemory, Reservation};
 use crate::redacted::Secret;
 use crate::spec::Request;
 
@@ -34,8 +35,16 @@ struct Envelope<'a> {
     auth: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     wrap_info: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
-    warnings: Option<Vec<String>>,
+    #[serde(borrow, default)]
+    warnings: Option<&'a RawValue>,
+}
+
+/// What a read gave.
+pub struct Read {
+    /// The reply, and what keeps it good.
+    pub grant: Grant,
+    /// The memory that its body takes.
+    pub memory: Reservation,
 }
 
 /// A read's name in messages: never its query or arguments.
@@ -48,11 +57,11 @@ pub async fn read(
     transport: &Transport,
     session: &Session,
     request: &Request,
-    room: &Room,
+    memory: &MountMemory,
     sent: Moment,
     settings: &Settings,
     cache: Cache,
-) -> Result<Grant, VaultError> {
+) -> Result<Read, VaultError> {
     let (endpoint, token) = (&session.endpoint, &session.token);
     let name = name(request);
     let asked = api::asked(&name, endpoint);
@@ -65,10 +74,34 @@ pub async fn read(
         body: request.args.as_ref().map(|args| args.as_bytes().to_vec()),
         token: Some(token),
         patience: Some(settings.read_timeout),
-        room: Some(room),
+        memory: Some(memory),
     };
-    let reply = api::send(transport, endpoint, asked, call, None).await?;
-    granted(asked, request, reply, sent, settings.refresh, token)
+    let mut reply = api::send(transport, endpoint, asked, call, None).await?;
+    let memory = reply.memory.take().unwrap_or_else(|| memory.reservation());
+    if reply.body.expose().len() < blocking::LARGE {
+        let grant = granted(asked, request, reply, sent, settings.refresh, token)?;
+        return Ok(Read { grant, memory });
+    }
+    let parsed = {
+        let (endpoint, request, token) = (endpoint.clone(), request.clone(), token.clone());
+        let (name, refresh) = (name.clone(), settings.refresh);
+        let parse = move || {
+            let asked = api::asked(&name, &endpoint);
+            granted(asked, &request, reply, sent, refresh, &token)
+        };
+        settings
+            .processor
+            .run(tenant(&session.service_account), parse)
+    };
+    let undone = |error: blocking::BlockingError| {
+        VaultError::new(
+            Kind::Away,
+            asked,
+            format!("its large reply was not parsed: {error}"),
+        )
+    };
+    let grant = parsed.await.map_err(undone)??;
+    Ok(Read { grant, memory })
 }
 
 /// What a read's reply grants.
@@ -92,11 +125,9 @@ pub fn granted(
             raw: true,
         });
     }
-    if let Some(enveloped) = bare::enveloped(reply.body.expose()) {
-        reply.body = enveloped;
-    }
+    reply.body = bare::enveloped(reply.body);
     let envelope: Envelope<'_> = api::parse(asked, &reply)?;
-    let warnings = envelope.warnings.unwrap_or_default();
+    let warnings = api::some(envelope.warnings);
     let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
         let why = match (envelope.auth, envelope.wrap_info) {
             (Some(_), _) => "the reply grants a token, which is nothing to be mounted",

@@ -112,12 +112,24 @@ impl Node {
         self.spawn_with(&[])
     }
 
+    /// Starts the daemon with a soft limit of open files.
+    pub fn spawn_limited(&self, files: u32) -> Daemon {
+        let command = format!("ulimit -Sn {files}; exec \"$0\" \"$@\"");
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &command, env!("CARGO_BIN_EXE_leasehold")]);
+        self.spawn_by(shell, &[])
+    }
+
     /// Starts the daemon with an environment.
     pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Daemon {
+        self.spawn_by(Command::new(env!("CARGO_BIN_EXE_leasehold")), environment)
+    }
+
+    fn spawn_by(&self, mut command: Command, environment: &[(&str, &str)]) -> Daemon {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.path().join(format!("log-{start}"));
         let said = File::create(&log).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        let child = command
             .args(&self.flags)
             .env_clear()
             .envs(environment.iter().copied())

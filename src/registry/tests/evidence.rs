@@ -100,7 +100,7 @@ async fn an_orphaned_path_whose_pod_is_gone_runs_out() {
         pass(60 * SECOND).await;
     }
     let paths = node.registry.paths().await;
-    assert_eq!(paths, [stays.volume.clone()]);
+    assert_eq!(paths, std::slice::from_ref(&stays.volume));
     assert_eq!(node.server.count("revoke token"), 0, "it might live");
 }
 

@@ -172,6 +172,7 @@ impl Played {
                     self.volume.token_dead(key, self.now);
                 }
             }
+            11 => self.volume.doubted = number % 2 == 0,
             _ => self.now = self.now.plus(absurd(number)),
         }
     }
@@ -213,7 +214,7 @@ proptest! {
     /// Woken when it asks to be, and with answers to its calls, a volume that has left comes to its end.
     #[test]
     fn a_volume_that_has_left_comes_to_its_end(
-        events in prop::collection::vec((0_u8..11, any::<u64>(), any::<u64>()), 1..60),
+        events in prop::collection::vec((0_u8..12, any::<u64>(), any::<u64>()), 1..60),
     ) {
         let mut played = Played::new();
         for event in events {

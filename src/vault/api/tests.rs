@@ -11,6 +11,7 @@ fn reply(body: &str) -> Reply {
         age: std::time::Duration::ZERO,
         content_type: None,
         body: crate::redacted::SecretBytes::from(body.as_bytes().to_vec()),
+        memory: None,
     }
 }
 

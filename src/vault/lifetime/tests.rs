@@ -95,6 +95,7 @@ fn granted_by(request: &Request, body: &str, age: Duration) -> crate::grant::Gra
         age,
         content_type: None,
         body: SecretBytes::from(body.as_bytes().to_vec()),
+        memory: None,
     };
     let asked = Asked {
         call: "read",
