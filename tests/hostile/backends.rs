@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use tokio::task::JoinSet;
 
-use crate::scene::{Scene, TENANT, hostile, in_tenant, none, objects, only};
+use crate::scene::{Differs, Scene, TENANT, hostile, in_tenant, none, objects, only};
 use crate::support::driver::Volume;
 use crate::support::hostile::{Asked, Reply};
 
@@ -114,7 +114,16 @@ async fn revocations_that_hang() -> Vec<String> {
 }
 
 async fn reads_that_hang() -> Vec<String> {
-    let mut scene = Scene::fronted("reads that hang").await;
+    // A first mount's path is away between kubelet's attempts as well, so that its own deadline ends it.
+    let flags = &["-mount-timeout=5s"];
+    let mut scene = Scene::fronted_with(
+        "reads that hang",
+        Differs {
+            flags,
+            ..Differs::default()
+        },
+    )
+    .await;
     let class = hostile(&objects(8, "hostile-kv/app", "key"));
     let mut volumes = Vec::new();
     for number in 0..5 {

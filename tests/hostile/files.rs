@@ -240,7 +240,8 @@ async fn places_full_of_certificates_stay_within_the_pods_memory() {
     assert!(names.len() <= 2 * 1024 * 1024, "{}", names.len());
     let many = base.path().join("names");
     fs::write(&many, names).unwrap();
-    let mut scene = Scene::new("8 directories of 4 MiB of certificates, 24 of two of many names").await;
+    let mut scene =
+        Scene::new("8 directories of 4 MiB of certificates, 24 of two of many names").await;
     let mut calls = Vec::new();
     for number in 0..32 {
         let directory = base.path().join(format!("d{number}"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, none, objects, own_server};
+use crate::scene::{Differs, Scene, none, objects, own_server};
 use crate::support::driver::Volume;
 use crate::support::hostile::{Asked, Hostile, Reply};
 
@@ -56,7 +56,16 @@ fn told(status: &tonic::Status) -> String {
 
 /// Mounts of many pods at once, beside the healthy tenant's.
 async fn load(name: &str, servers: Vec<(Arc<Hostile>, String)>, pods: usize) -> Vec<String> {
-    let mut scene = Scene::new(name).await;
+    let flags = &["-mount-timeout=8s"];
+    let mut scene = Scene::with(
+        name,
+        None,
+        Differs {
+            flags,
+            ..Differs::default()
+        },
+    )
+    .await;
     let mut calls = Vec::new();
     for (at, (server, objects)) in servers.iter().enumerate() {
         for pod in 0..pods {
