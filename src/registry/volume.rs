@@ -124,6 +124,8 @@ pub struct Volume {
     pub missing_since: Option<Moment>,
     /// Its pod is gone and its path was never seen: when it is given up.
     pub forsaken_at: Option<Moment>,
+    /// Since when it waits for longer than it should.
+    pub overdue_since: Option<Moment>,
     /// What shows that it is there.
     pub evidence: Evidence,
     /// Nothing does: it is not renewed.
@@ -158,6 +160,7 @@ impl Volume {
             seen: false,
             missing_since: None,
             forsaken_at: None,
+            overdue_since: None,
             evidence: Evidence::default(),
             doubted: false,
             polls: Polls::default(),
