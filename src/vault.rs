@@ -37,6 +37,7 @@ use self::pools::Pools;
 pub use self::error::{VaultError, VaultErrorKind};
 pub use self::read::Read;
 pub use self::redirect::Redirects;
+pub use self::tls::TlsFiles;
 pub use self::transport::Cache;
 use self::transport::Transport;
 use crate::blocking::BlockingPool;
@@ -81,6 +82,8 @@ pub struct Settings {
     pub max_connections: usize,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
+    /// Which files of TLS settings are read.
+    pub tls_files: TlsFiles,
     /// Where large replies are parsed.
     pub processor: BlockingPool,
 }
@@ -101,6 +104,7 @@ impl Default for Settings {
             max_connection_age: Duration::from_secs(120),
             max_connections: 1024,
             refresh: Duration::from_secs(3600),
+            tls_files: TlsFiles::default(),
             processor: BlockingPool::for_processor(),
         }
     }
@@ -152,6 +156,7 @@ impl Vault {
                     settings.max_connection_age,
                     settings.proxies.clone(),
                     settings.max_connections,
+                    settings.tls_files.clone(),
                 ),
             ),
             settings,

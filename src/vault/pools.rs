@@ -30,8 +30,10 @@ use tracing::warn;
 use self::entries::{Entries, Key, MOST_BYTES};
 use super::connect::Connector;
 use super::connections::Connections;
+use super::tls::TlsFiles;
 use super::transport::SendError;
 use super::{tenant, tls};
+use crate::blocking::BlockingPool;
 use crate::proxy::Proxies;
 use crate::spec::Tls;
 
@@ -39,6 +41,10 @@ use crate::spec::Tls;
 /// there are places at an address.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
+
+/// TLS settings whose files are read at once, of which a tenant has a quarter, and how long one is waited for.
+const READINGS: usize = 8;
+const READING: Duration = Duration::from_secs(10);
 
 /// The connections to one address under one set of TLS settings.
 pub struct Pool {
@@ -57,6 +63,11 @@ struct Inner {
     max_age: Duration,
     proxies: Proxies,
     connections: Connections,
+    files: TlsFiles,
+    /// Where files are read that a class names: their file system may hang.
+    reading: BlockingPool,
+    /// Where pools are made without those.
+    making: BlockingPool,
     entries: Mutex<Entries>,
 }
 
@@ -68,12 +79,16 @@ impl Pools {
         max_age: Duration,
         proxies: Proxies,
         most_connections: usize,
+        files: TlsFiles,
     ) -> Self {
         Self(Arc::new(Inner {
             connect_timeout,
             max_age,
             proxies,
             connections: Connections::new(most_connections, connect_timeout),
+            files,
+            reading: BlockingPool::new(READINGS, READINGS / 4, READING),
+            making: BlockingPool::new(READINGS, READINGS / 2, READING),
             entries: Mutex::default(),
         }))
     }
@@ -91,7 +106,7 @@ impl Pools {
         );
         {
             let mut entries = self.0.locked();
-            entries.used(&key, tenant, now);
+            entries.used(&key, tenant.clone(), now);
             if scarce {
                 entries.close_idle(&key, now);
             }
@@ -108,16 +123,31 @@ impl Pools {
                 None => turn.lock_owned().await,
             },
         };
-        let inner = Arc::clone(&self.0);
-        let refreshed = tokio::task::spawn_blocking(move || {
+        let (inner, wanted) = (Arc::clone(&self.0), key.clone());
+        let refresh = move || {
             // It may have waited for its turn.
-            let outcome = inner.known(&key).unwrap_or_else(|| inner.refresh(&key));
+            let known = inner.known(&wanted);
+            let outcome = known.unwrap_or_else(|| inner.refresh(&wanted));
             // Not when the request gives up: the next one would start beside this.
             drop(turn);
             outcome
-        });
-        let failed = |error| SendError::Settings(format!("the TLS files were not read: {error}"));
-        refreshed.await.map_err(failed)?
+        };
+        let by_class = has_files(&key) && !self.0.files.are_own(settings);
+        let places = if by_class {
+            &self.0.reading
+        } else {
+            &self.0.making
+        };
+        let refreshed = places.run(tenant.as_deref().unwrap_or_default(), refresh);
+        match refreshed.await {
+            Ok(outcome) => outcome,
+            // The files were usable a moment ago.
+            Err(error) => self.0.in_use(&key).ok_or_else(|| {
+                SendError::Settings(format!(
+                    "the certificates and keys that the TLS settings name were not read: {error}; see their file system on this node"
+                ))
+            }),
+        }
     }
 
     /// Lets the next request dial anew, unless one has since: this pool's server takes no more requests.
@@ -215,7 +245,7 @@ impl Inner {
         );
         // Plain http uses no certificate: none is read, and a missing file is no fault.
         let prepared = match is_tls(address) {
-            true => tls::config(settings),
+            true => tls::config(settings, &self.files),
             false => tls::unused(),
         };
         let tls::Prepared { config, bytes } =
