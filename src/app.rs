@@ -327,11 +327,7 @@ pub fn harden() -> std::io::Result<()> {
 }
 
 fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, BuildError> {
-    match Journal::open(
-        &config.state_dir,
-        config.state_quota,
-        config.allow_disk_state_dir,
-    ) {
+    match Journal::open(&config.state_dir, config.allow_disk_state_dir) {
         Ok(journal) => Ok(journal),
         Err(fault @ OpenError::Locked { .. }) => Err(fault.into()),
         Err(fault) if config.state_dir_given => Err(fault.into()),

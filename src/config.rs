@@ -62,7 +62,7 @@ pub struct Config {
     pub state_dir_given: bool,
     /// It may lie on a disk.
     pub allow_disk_state_dir: bool,
-    /// The journal's quota, in bytes.
+    /// Room for what is kept of mounted volumes, in memory and in the journal, in bytes.
     pub state_quota: usize,
     /// kubelet's directory of pods, as we see it.
     pub kubelet_pods_dir: PathBuf,

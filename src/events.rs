@@ -68,6 +68,7 @@ fn event(notice: &Notice) -> Event {
         NoticeKind::CannotRenew => (EventType::Warning, "CannotRenew", "Renew"),
         NoticeKind::Expired => (EventType::Warning, "CredentialsExpired", "Renew"),
         NoticeKind::CannotRevoke => (EventType::Warning, "CannotRevoke", "Revoke"),
+        NoticeKind::NotKept => (EventType::Warning, "CredentialsNotKept", "Mount"),
     };
     let mut note = notice.text.clone();
     note.truncate(note.floor_char_boundary(LONGEST_NOTE - 1));

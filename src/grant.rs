@@ -6,6 +6,7 @@
 
 pub mod timing;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::foreign::Span;
 use crate::clock::{Moment, clamped};
 use crate::redacted::{Secret, SecretBytes};
-use crate::spec::{Endpoint, Login, MountSpec, Request};
+use crate::spec::{Endpoint, Login, MountSpec, Object, Request, Selector};
 
 /// What the server granted, and when we asked for it. Its fields are clamped when it is made: see
 /// [`crate::clock`].
@@ -168,6 +169,8 @@ pub struct Grant {
     /// The server's response body, as far as a later Mount needs it; empty where it was not kept (see
     /// [`Grant::without_body`]).
     pub body: SecretBytes,
+    /// The keys of the data that the body was cut down to; `None`: it is the whole reply.
+    pub keys: Option<BTreeSet<String>>,
     /// The body is no JSON but a file's content as it is (`pki/ca_chain`). Such a reply is a static read.
     pub raw: bool,
     /// What keeps it good.
@@ -185,16 +188,62 @@ impl Grant {
         !self.body.expose().is_empty()
     }
 
-    /// The same grant without its content: for a node that has no memory left for it.
+    /// The same grant without its content, and without the arguments that it was asked with, which may be as
+    /// large: for a node that has no memory left for it.
     #[must_use]
     pub fn without_body(&self) -> Self {
+        let Request {
+            method,
+            path,
+            query,
+            args: _,
+        } = &self.request;
         Self {
-            request: self.request.clone(),
+            request: Request {
+                method: *method,
+                path: path.clone(),
+                query: query.clone(),
+                args: None,
+            },
             body: SecretBytes::from(Vec::new()),
+            keys: None,
             raw: self.raw,
             keep: self.keep.clone(),
             term: self.term,
         }
+    }
+
+    /// Whether it has what `objects` make their files of. A class that was edited may ask for a key that was
+    /// not kept.
+    #[must_use]
+    pub fn answers(&self, objects: &[Object]) -> bool {
+        let mut objects = objects.iter();
+        let has = |selector: &Selector| match (&self.keys, selector) {
+            (None, _) => true,
+            (Some(keys), Selector::Key(key)) => keys.contains(key),
+            (Some(_), Selector::Response) => false,
+        };
+        self.has_body()
+            && objects.all(|object| object.request != self.request || has(&object.selector))
+    }
+
+    /// Whether both are the same reply of the server, however much of it each of them has. (One without its body
+    /// has no arguments either.)
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (one, two) = (&self.request, &other.request);
+        self.keep == other.keep
+            && self.term == other.term
+            && (one.method, &one.path, &one.query) == (two.method, &two.path, &two.query)
+            && (one.args == two.args || !self.has_body() || !other.has_body())
+    }
+
+    /// The bytes that its content takes: what is bounded by a quota, and goes with [`Grant::without_body`].
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let args = self.request.args.as_ref().map_or(0, String::len);
+        let keys = self.keys.iter().flatten().map(String::len).sum::<usize>();
+        self.body.expose().len() + args + keys
     }
 
     /// The lease's id, where there is a lease.

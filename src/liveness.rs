@@ -52,6 +52,41 @@ impl Heartbeat {
     }
 }
 
+/// Counts pieces of work that end, while some are under way. Clones share the count.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<Work>);
+
+#[derive(Default)]
+struct Work {
+    begun: AtomicU64,
+    ended: AtomicU64,
+}
+
+/// A piece of work; it ends when dropped.
+pub struct Piece(Arc<Work>);
+
+impl UnderWay {
+    /// A piece of work begins.
+    #[must_use]
+    pub fn begin(&self) -> Piece {
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
+        Piece(Arc::clone(&self.0))
+    }
+
+    /// How many have ended; nothing while none is under way.
+    #[must_use]
+    pub fn progress(&self) -> Option<u64> {
+        let ended = self.0.ended.load(Ordering::Relaxed);
+        (ended != self.0.begun.load(Ordering::Relaxed)).then_some(ended)
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// What follows when a part stalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStall {
@@ -163,7 +198,7 @@ impl Watchdog {
                         part = part.name,
                         seconds,
                         reason,
-                        "a part of the daemon has stalled, as it does when a file system hangs; everything else goes on"
+                        "a part of the daemon has stalled, as it does when a file system hangs: everything else goes on"
                     ),
                 }
                 part.degrade(&self.0.metrics, true);
@@ -253,6 +288,28 @@ mod tests {
         heartbeat.beat();
         look_for(&watchdog, 30);
         assert!(watchdog.stalled().is_empty());
+    }
+
+    #[test]
+    fn work_of_which_none_ends_has_stalled_and_none_at_all_has_not() {
+        let metrics = Metrics::new();
+        let (watchdog, work) = (Watchdog::new(metrics.clone()), UnderWay::default());
+        let progress = work.clone();
+        let on_stall = OnStall::Degrade("journal_stalled");
+        watchdog.add("journal", LIMIT, on_stall, move || progress.progress());
+        look_for(&watchdog, 3600);
+        let hanging = work.begin();
+        // Others come and go.
+        for _ in 0..10 {
+            drop(work.begin());
+            look_for(&watchdog, 55);
+        }
+        assert!(metrics.degradations().is_empty());
+        look_for(&watchdog, 70);
+        assert_eq!(metrics.degradations(), ["journal_stalled"]);
+        drop(hanging);
+        watchdog.look(INTERVAL);
+        assert!(metrics.degradations().is_empty());
     }
 
     #[test]

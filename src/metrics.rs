@@ -46,6 +46,8 @@ struct Inner {
     rotations: Counter,
     unattended: Counters,
     events: Counters,
+    dropped_replies: Counter,
+    kept: Family<Labels, Gauge>,
     task_exits: Counters,
     alive: Family<Labels, Gauge>,
     nearest_end: Gauge<f64, AtomicU64>,
@@ -116,6 +118,8 @@ impl Metrics {
                 "Background tasks that ended and were started again, by task and reason",
             ),
             rotations: Counter::default(),
+            dropped_replies: Counter::default(),
+            kept: Family::default(),
             quarantined: Counter::default(),
             degraded: Family::default(),
             degradations: Mutex::default(),
@@ -290,6 +294,20 @@ impl Metrics {
         self.0.events.get_or_create(&labels).inc();
     }
 
+    /// There was no room to keep a reply for the next poll.
+    pub fn reply_dropped(&self) {
+        self.0.dropped_replies.inc();
+    }
+
+    /// The bytes that are kept of mounted volumes: their replies, and their journal records.
+    pub fn kept(&self, replies: usize, records: usize) {
+        for (kind, bytes) in [("reply", replies), ("record", records)] {
+            let labels = vec![("kind", kind.to_owned())];
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            self.0.kept.get_or_create(&labels).set(bytes);
+        }
+    }
+
     /// A background task has ended.
     pub fn task_exited(&self, task: &str, reason: &str) {
         let labels = vec![("task", task.to_owned()), ("reason", reason.to_owned())];
@@ -355,6 +373,17 @@ impl Inner {
             "rotations",
             "Polls that have replaced credentials of a volume",
             self.rotations.clone(),
+        );
+        self.registry.register(
+            "dropped_replies",
+            "Replies that there was no room to keep for the next poll: see -state-quota",
+            self.dropped_replies.clone(),
+        );
+        self.registry.register_with_unit(
+            "kept",
+            "What is kept of mounted volumes, in memory and in the journal, by kind",
+            Unit::Bytes,
+            self.kept.clone(),
         );
         self.registry.register(
             "quarantined",

@@ -236,7 +236,7 @@ impl Mounter {
         if held.cut_short {
             // The driver repeats a call that our end has broken, twice, and then gives kubelet a code that is not
             // final: a Mount that kills us each time must be answered before.
-            return Err(undo(claim, MountError::CutShort.into()).await?);
+            return Err(undo(claim, spec, MountError::CutShort.into()).await?);
         }
         let polled = held.session.is_some();
         let stop = Stop::new(self.parts.timeout, held.ended.clone(), progress);
@@ -262,14 +262,13 @@ impl Mounter {
         };
         let (rendered, replies) = match rendered {
             Ok(done) => done,
-            Err(failure) => return Err(undo(claim, failure).await?),
+            Err(failure) => return Err(undo(claim, spec, failure).await?),
         };
         self.history.succeeded(spec);
         let nothing_new = polled && replies.fresh.iter().all(|grant| is_static(grant));
-        let kept = replies.by_request.into_values();
         let ending = Ending::Complete {
             session: replies.session,
-            grants: kept.filter(|grant| !is_static(grant)).collect(),
+            grants: kept(spec, replies.by_request.values()),
         };
         if !claim.end(ending).await? {
             return Err(MountError::Unmounted);
@@ -386,15 +385,21 @@ impl Mounter {
 }
 
 /// Hands over to the registry what a failed Mount holds at the server.
-async fn undo(claim: Claim, failure: Failure) -> Result<MountError, Closed> {
-    let fresh = failure.fresh.into_iter();
+async fn undo(claim: Claim, spec: &MountSpec, failure: Failure) -> Result<MountError, Closed> {
     claim
         .end(Ending::Failed {
             session: failure.session,
-            fresh: fresh.filter(|grant| !is_static(grant)).collect(),
+            fresh: kept(spec, failure.fresh.iter()),
         })
         .await?;
     Ok(failure.error)
+}
+
+/// What is kept of the replies for the next poll, which reads the static ones again.
+fn kept<'a>(spec: &MountSpec, grants: impl Iterator<Item = &'a Arc<Grant>>) -> Vec<Arc<Grant>> {
+    let kept = grants.filter(|grant| !is_static(grant));
+    kept.map(|grant| render::needed(&spec.objects, grant))
+        .collect()
 }
 
 fn is_static(grant: &Grant) -> bool {

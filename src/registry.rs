@@ -15,7 +15,9 @@ pub mod fuzzing;
 mod guard;
 pub mod heartbeat;
 pub mod journal;
+mod kept;
 pub mod notice;
+mod quota;
 mod record;
 mod reuse;
 mod schedule;
@@ -39,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::grant::{Grant, LeaseKeeper, Session};
+use crate::liveness::UnderWay;
 use crate::metrics::Metrics;
 use crate::registry::heartbeat::Heartbeat;
 use crate::registry::journal::Journal;
@@ -66,6 +69,9 @@ pub struct Settings {
     pub look_up: Duration,
     /// How long after its pod's grace period a volume is given up whose path we cannot see.
     pub unseen: Duration,
+    /// Room for what is kept of mounted volumes, in bytes, in memory and in the journal alike. Replies take half of
+    /// it at the most, shared between namespaces.
+    pub quota: usize,
     /// How long a volume is renewed where nothing can show that it is there: no view of paths, no watch of pods, no
     /// polls. The incumbent would renew nothing.
     pub unattested: Duration,
@@ -81,6 +87,7 @@ impl Default for Settings {
             rate: 50,
             look_up: Duration::from_secs(600),
             unseen: Duration::from_secs(60),
+            quota: 64 * 1024 * 1024,
             unattested: Duration::from_secs(3600),
         }
     }
@@ -197,6 +204,8 @@ pub(crate) enum Message {
 pub struct Registry {
     messages: mpsc::UnboundedSender<Message>,
     heartbeat: Heartbeat,
+    /// Mounts that wait for the journal.
+    journalling: UnderWay,
 }
 
 impl Registry {
@@ -221,6 +230,7 @@ impl Registry {
         let registry = Self {
             messages,
             heartbeat,
+            journalling: UnderWay::default(),
         };
         (registry, looks, worker.run(inbox))
     }
@@ -229,6 +239,12 @@ impl Registry {
     #[must_use]
     pub const fn heartbeat(&self) -> &Heartbeat {
         &self.heartbeat
+    }
+
+    /// Shows whether Mounts that wait for the journal come to an end.
+    #[must_use]
+    pub const fn journalling(&self) -> &UnderWay {
+        &self.journalling
     }
 
     /// A Mount of a volume begins. `seen` says whether its target path was seen just now.
@@ -322,6 +338,7 @@ impl Claim {
     /// first read: killed after that read, we would otherwise not know whose leases those are.
     pub async fn hold(&self, session: Arc<Session>) -> Result<(), Closed> {
         let volume = self.volume.clone();
+        let _piece = self.registry.journalling.begin();
         self.registry
             .ask(|done| Message::Hold {
                 volume,
@@ -354,6 +371,7 @@ impl Claim {
         self.ended = true;
         let volume = self.volume.clone();
         let (taken, was_taken) = oneshot::channel();
+        let _piece = self.registry.journalling.begin();
         let journalled = self.registry.ask(|done| Message::End {
             volume,
             ending,

@@ -7,6 +7,7 @@
 
 mod gojson;
 mod measure;
+mod needed;
 mod raw;
 mod scan;
 mod whole;
@@ -24,6 +25,7 @@ use zeroize::{Zeroize, Zeroizing};
 use self::gojson::Unreadable;
 use self::measure::Part;
 pub use self::measure::{Measured, Total, measure};
+pub use self::needed::needed;
 use crate::grant::Grant;
 use crate::redacted::SecretBytes;
 use crate::spec::{Encoding, Object, Request, Selector};
@@ -281,6 +283,7 @@ mod tests {
         Grant {
             request: object.request.clone(),
             body: SecretBytes::from(body.as_bytes().to_vec()),
+            keys: None,
             raw: false,
             keep: Keep::Static,
             term: Term::endless(Moment::from_boot(Duration::ZERO)),

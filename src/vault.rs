@@ -304,7 +304,13 @@ impl Vault {
     /// Tells the dispatcher what a call has shown, and asks the server about its health where that leaves it open.
     async fn observe(&self, endpoint: &Endpoint, scope: &Scope, signal: HealthSignal) {
         let (dispatcher, address) = (&self.0.dispatcher, &endpoint.address);
-        if !dispatcher.note(address, scope, signal) || dispatcher.last_check(address).is_some() {
+        if !dispatcher.note(address, scope, signal) {
+            return;
+        }
+        if let Some(healthy) = dispatcher.last_check(address) {
+            if healthy {
+                dispatcher.checked(address, true);
+            }
             return;
         }
         let check = api::healthy(&self.0.transport, endpoint);

@@ -46,7 +46,7 @@ const PLAN: &[(&str, &[&str])] = &[
     ),
     (
         "registry",
-        &["clock", "grant", "metrics", "redacted", "spec"],
+        &["clock", "grant", "liveness", "metrics", "redacted", "spec"],
     ),
     ("policy", &["addresses", "pattern", "spec"]),
     ("service_account", &["redacted", "spec"]),

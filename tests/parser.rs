@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use leasehold::clock::{BootClock, Moment};
 use leasehold::grant::{Session, Term, TokenKind};
+use leasehold::memory::MemoryBudget;
 use leasehold::metrics::Metrics;
 use leasehold::params::{Attributes, Defaults, Flavour, Parsed, parse};
 use leasehold::redacted::Secret;
@@ -317,12 +318,12 @@ async fn replies_give_the_bytes_they_gave() {
             .read(
                 &session,
                 &object.request,
-                &vault.room("shop"),
+                &MemoryBudget::default().mount("shop"),
                 Cache::Allowed,
             )
             .await
         {
-            Ok(grant) => render::files(std::slice::from_ref(&object), |_| Some(&grant))
+            Ok(read) => render::files(std::slice::from_ref(&object), |_| Some(&read.grant))
                 .map(|files| String::from_utf8_lossy(files[0].contents.expose()).into_owned())
                 .map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),

@@ -25,6 +25,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use leasehold::clock::{BootClock, Moment};
 use leasehold::grant::{Session, Term, TokenKind};
+use leasehold::memory::MemoryBudget;
 use leasehold::metrics::Metrics;
 use leasehold::redacted::Secret;
 use leasehold::spec::{Endpoint, Login, Method, Request, Tls};
@@ -194,8 +195,10 @@ async fn each_is_followed_as_the_incumbents_follow_it() {
         let vault = client(row["disabled"] != true);
         let session = session(resolved(&format!("{{{from}}}")));
         let request = request(row["method"].as_str().unwrap());
-        let room = vault.room("shop");
-        let given = vault.read(&session, &request, &room, Cache::Allowed).await;
+        let memory = MemoryBudget::default().mount("shop");
+        let given = vault
+            .read(&session, &request, &memory, Cache::Allowed)
+            .await;
         let asked = std::mem::take(&mut plan.lock().unwrap().asked);
         if location == OTHER_PATH {
             let told = given.err().unwrap();

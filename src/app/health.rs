@@ -21,6 +21,8 @@ use crate::supervisor::Supervisor;
 const BEAT: Duration = Duration::from_secs(5);
 /// After this, with nothing to show, they have stalled for good: a restart brings them back.
 const STALLED_AFTER: Duration = Duration::from_secs(120);
+/// A Mount waits milliseconds for the journal; one that hangs, as a disk does, holds up every Mount, and no renewal.
+const JOURNAL_STALLED_AFTER: Duration = Duration::from_secs(30);
 /// A look at all paths takes milliseconds; one that hangs hides the ends of volumes.
 const LOOK_STALLED_AFTER: Duration = Duration::from_secs(30);
 
@@ -53,6 +55,11 @@ pub fn watch_over(supervisor: &mut Supervisor, watchdog: &Watchdog, registry: &R
     let worker = registry.heartbeat().clone();
     let progress = move || Some(worker.turns());
     watchdog.add("registry-worker", STALLED_AFTER, OnStall::Restart, progress);
+    let journalling = registry.journalling().clone();
+    let on_stall = OnStall::Degrade("journal_stalled");
+    watchdog.add("journal", JOURNAL_STALLED_AFTER, on_stall, move || {
+        journalling.progress()
+    });
     let runtime = Heartbeat::default();
     let beats = runtime.clone();
     let progress = move || beats.progress();

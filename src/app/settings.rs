@@ -21,6 +21,7 @@ pub fn registry_settings(config: &Config) -> registry::Settings {
         poll: config.poll_interval,
         rate: config.renew_rate,
         look_up: config.lookup_interval,
+        quota: config.state_quota,
         ..registry::Settings::default()
     }
 }

@@ -119,7 +119,7 @@ pub struct Flags {
     /// Let the journal lie on a disk (tokens are then written to it)
     #[arg(long, action = clap::ArgAction::Set, value_parser = arguments::boolean, default_value = "false", hide_possible_values = true)]
     pub allow_disk_state_dir: bool,
-    /// Largest size of the journal, in MiB
+    /// Room for what is kept of mounted volumes until their next poll, in memory and in the journal, in MiB. Replies take half of it at most, shared between namespaces
     #[arg(long, default_value_t = 64)]
     pub state_quota: usize,
     /// kubelet's directory of pods as this process sees it, for target paths whose own is not visible

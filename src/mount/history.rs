@@ -224,6 +224,7 @@ mod tests {
         let lease = Grant {
             request: request(Method::Get, "database/creds/app"),
             body: SecretBytes::from(Vec::new()),
+            keys: None,
             raw: false,
             keep: Keep::Lease {
                 id: "id".to_owned(),

@@ -17,6 +17,8 @@ pub enum NoticeKind {
     Expired,
     /// Something of an ended volume cannot be revoked.
     CannotRevoke,
+    /// A reply was not kept for the next poll: it is issued anew at each.
+    NotKept,
 }
 
 /// A notice for the people of a pod. Carries no secret.

@@ -1,6 +1,9 @@
-//! A volume as it stands in its journal file: the only place where tokens and replies are written out.
+//! A volume as it stands in its journal files: the only place where tokens and replies are written out.
+//!
+//! The record is small, because it is written at each change. A reply's body has a file of its own, which never
+//! changes; the arguments of its request are in it as well, for they may be as large.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::care::{Care, Polls};
 use super::evidence::Evidence;
+use super::task::ItemKey;
 use super::volume::{Duty, HeldGrant, HeldSession, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Life;
@@ -55,15 +59,92 @@ struct SessionRecord {
 
 #[derive(Serialize, Deserialize)]
 struct GrantRecord {
+    /// Names its body's file. Records of the first format have none.
+    #[serde(default)]
+    key: Option<ItemKey>,
     session: u64,
+    /// Without its arguments, which are with the body (those of the first format have them here).
     request: Request,
-    #[serde(with = "exposed")]
-    body: Secret,
+    /// Whether it has a body, in a file of its own.
+    #[serde(default)]
+    has_body: bool,
+    /// Where records of the first format have it.
+    #[serde(
+        default,
+        with = "exposed_where_given",
+        skip_serializing_if = "Option::is_none"
+    )]
+    body: Option<Secret>,
     keep: Keep,
     term: Term,
     life: Life,
     duty: Duty,
     lost: bool,
+}
+
+/// What stands before a body in its file.
+#[derive(Serialize)]
+struct Preface<'a> {
+    args: Option<&'a str>,
+    keys: Option<&'a BTreeSet<String>>,
+}
+
+/// A grant's body, as it is read from its file.
+pub struct Body {
+    args: Option<String>,
+    keys: Option<BTreeSet<String>>,
+    bytes: SecretBytes,
+}
+
+#[derive(Deserialize)]
+struct OwnedPreface {
+    args: Option<String>,
+    keys: Option<BTreeSet<String>>,
+}
+
+impl Body {
+    /// The line that stands before a grant's body in its file, line's end included.
+    pub fn preface(grant: &Grant) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+        let preface = Preface {
+            args: grant.request.args.as_deref(),
+            keys: grant.keys.as_ref(),
+        };
+        let mut line = written(&preface)?;
+        line.push(b'\n');
+        Ok(line)
+    }
+
+    /// What a body's file says after its header. The error carries nothing of it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, &'static str> {
+        let end = bytes.iter().position(|byte| *byte == b'\n');
+        let (preface, body) = bytes.split_at(end.ok_or("no preface")?);
+        let preface = serde_json::from_slice(preface).map_err(|_| "an odd preface")?;
+        let OwnedPreface { args, keys } = preface;
+        Ok(Self {
+            args,
+            keys,
+            bytes: SecretBytes::from(body.get(1..).unwrap_or_default().to_vec()),
+        })
+    }
+
+    /// A grant that has it, and of which nothing else is known.
+    #[cfg(any(test, fuzzing))]
+    pub fn into_grant(self) -> Grant {
+        let sent = Moment::from_boot(std::time::Duration::ZERO);
+        Grant {
+            request: Request {
+                method: crate::spec::Method::Post,
+                path: String::new(),
+                query: Vec::new(),
+                args: self.args,
+            },
+            body: self.bytes,
+            keys: self.keys,
+            raw: false,
+            keep: Keep::Written,
+            term: Term::endless(sent),
+        }
+    }
 }
 
 /// Writes secrets out. Private to the journal, so that no other place can.
@@ -81,12 +162,33 @@ mod exposed {
     }
 }
 
+/// The same of what only the first format has.
+mod exposed_where_given {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::redacted::Secret;
+
+    pub fn serialize<S: Serializer>(
+        secret: &Option<Secret>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match secret {
+            Some(secret) => serializer.serialize_str(secret.expose()),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Secret>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        Ok(text.map(Secret::from))
+    }
+}
+
 impl Record {
-    /// The record of a volume; without its replies where the journal has no room for them.
-    ///
-    /// A reply that is not UTF-8 is either a raw one, which is a static read and never comes here, or was
-    /// refused when it was read.
-    pub fn of(volume: &Volume, with_grants: bool) -> Self {
+    /// The record of a volume. Static reads never come here, and with them no body that is not UTF-8.
+    pub fn of(volume: &Volume) -> Self {
         let sessions = volume.sessions.iter().map(|(key, held)| SessionRecord {
             key: *key,
             id: held.session.id.clone(),
@@ -104,10 +206,17 @@ impl Record {
             duty: held.duty,
             dead: held.dead,
         });
-        let grants = volume.grants.values().map(|held| GrantRecord {
+        let grants = volume.grants.iter().map(|(key, held)| GrantRecord {
+            key: Some(*key),
             session: held.session,
-            request: held.grant.request.clone(),
-            body: Secret::from(String::from_utf8_lossy(held.grant.body.expose()).into_owned()),
+            request: Request {
+                method: held.grant.request.method,
+                path: held.grant.request.path.clone(),
+                query: held.grant.request.query.clone(),
+                args: None,
+            },
+            has_body: held.grant.has_body(),
+            body: None,
             keep: held.grant.keep.clone(),
             term: held.grant.term,
             life: held.care.life,
@@ -124,32 +233,35 @@ impl Record {
             forsaken_at: volume.forsaken_at,
             polls: volume.polls.clone(),
             sessions: sessions.collect(),
-            grants: if with_grants {
-                grants.collect()
-            } else {
-                Vec::new()
-            },
+            grants: grants.collect(),
         }
     }
 
     /// The record's JSON, in a buffer that is wiped when dropped.
     pub fn encode(&self) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
-        // Room for all of it from the start: a buffer that grows leaves copies behind, unwiped.
-        let bodies: usize = self
-            .grants
-            .iter()
-            .map(|grant| grant.body.expose().len() * 2 + 2048)
-            .sum();
-        let mut bytes = Zeroizing::new(Vec::with_capacity(
-            8192 + bodies + self.sessions.len() * 8192,
-        ));
-        serde_json::to_writer(&mut *bytes, self)?;
-        Ok(bytes)
+        written(self)
+    }
+
+    /// Whether the daemon of an earlier version wrote it: its bodies have no files of their own.
+    pub fn is_of_first_format(&self) -> bool {
+        self.grants.iter().any(|grant| grant.key.is_none())
+    }
+
+    /// The grants that have a body in a file of its own.
+    pub fn bodies(&self) -> impl Iterator<Item = ItemKey> {
+        let grants = self.grants.iter().filter(|grant| grant.has_body);
+        grants.filter_map(|grant| grant.key.filter(|key| is_sound(*key)))
     }
 
     /// The volume of a record. `same_boot` tells whether its moments mean anything on this node's clock;
-    /// where they don't, the node was started anew: whatever was mounted is not any more.
-    pub fn into_volume(self, same_boot: bool, now: Moment) -> Volume {
+    /// where they don't, the node was started anew: whatever was mounted is not any more. `body` gives the bodies
+    /// that have files of their own; what it has not is known without.
+    pub fn into_volume(
+        self,
+        same_boot: bool,
+        now: Moment,
+        mut body: impl FnMut(ItemKey) -> Option<Body>,
+    ) -> Volume {
         let in_this_boot = |term: Term| {
             if same_boot {
                 term
@@ -191,27 +303,46 @@ impl Record {
             (key, held)
         });
         let sessions = sessions.collect();
-        let grants = self.grants.into_iter().filter_map(|record| {
+        let grants = (0..).zip(self.grants).filter_map(|(place, record)| {
             // Without its session nothing can be done for it.
             let session = renumbered.get(&record.session).copied()?;
+            let key = record.key.filter(|key| is_sound(*key));
+            let inline = record.body.map(|body| Body {
+                args: record.request.args.clone(),
+                keys: None,
+                bytes: SecretBytes::from(body.expose().as_bytes().to_vec()),
+            });
+            let named = key.filter(|_| record.has_body);
+            let body = inline.or_else(|| named.and_then(&mut body));
+            let body = body.unwrap_or_else(|| Body {
+                args: None,
+                keys: None,
+                bytes: SecretBytes::from(Vec::new()),
+            });
+            let key = key.unwrap_or(place);
             let grant = Grant {
-                request: record.request,
-                body: SecretBytes::from(record.body.expose().as_bytes().to_vec()),
+                request: Request {
+                    args: body.args,
+                    ..record.request
+                },
+                body: body.bytes,
+                keys: body.keys,
                 // Raw replies are static reads, which no journal holds.
                 raw: false,
                 keep: record.keep,
                 term: in_this_boot(record.term),
             };
-            Some(HeldGrant {
+            let held = HeldGrant {
                 grant: Arc::new(grant),
                 session,
                 care: care(record.life),
                 duty: record.duty,
                 lost: record.lost,
                 shared: false,
-            })
+            };
+            Some((key, held))
         });
-        let grants = (0..).zip(grants).collect();
+        let grants = grants.collect();
         let mut volume = Volume {
             id: self.volume,
             pod: self.pod,
@@ -238,5 +369,34 @@ impl Record {
             volume.release(now);
         }
         volume
+    }
+}
+
+/// Whether the worker can count on from a key. Those of a file may be any numbers.
+const fn is_sound(key: ItemKey) -> bool {
+    key < u64::MAX / 2
+}
+
+/// JSON with room for a line's end.
+fn written(value: &impl Serialize) -> Result<Zeroizing<Vec<u8>>, serde_json::Error> {
+    // Room for all of it from the start: a buffer that grows leaves copies behind, unwiped.
+    let mut size = Measure(1);
+    serde_json::to_writer(&mut size, value)?;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(size.0));
+    serde_json::to_writer(&mut *bytes, value)?;
+    Ok(bytes)
+}
+
+/// Counts what is written to it.
+struct Measure(usize);
+
+impl std::io::Write for Measure {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }

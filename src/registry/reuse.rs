@@ -33,7 +33,7 @@ impl Volume {
             if !open(held.duty) || held.lost || held.care.due(poll, now) {
                 continue;
             }
-            if !held.grant.has_body() {
+            if !held.grant.answers(&spec.objects) {
                 continue;
             }
             let under = match held.grant.keep {

@@ -358,6 +358,7 @@ impl Node {
         Arc::new(Grant {
             request: request(),
             body: SecretBytes::from(b"{}".to_vec()),
+            keys: None,
             raw: false,
             keep: Keep::Lease {
                 id: format!("lease {:x}", rand::random::<u64>()),

@@ -271,11 +271,7 @@ impl Volume {
 
     /// A reply is taken into care, unless it is there already.
     pub fn add_grant(&mut self, key: ItemKey, session: ItemKey, grant: &Arc<Grant>) {
-        if self
-            .grants
-            .values()
-            .any(|held| Arc::ptr_eq(&held.grant, grant))
-        {
+        if self.grants.values().any(|held| held.grant.is_same(grant)) {
             return;
         }
         let mut life = Life::of_grant(grant);
@@ -369,7 +365,7 @@ impl Volume {
         }
         let mut replaced = Vec::new();
         for held in self.grants.values_mut() {
-            if grants.iter().any(|used| Arc::ptr_eq(used, &held.grant)) {
+            if grants.iter().any(|used| used.is_same(&held.grant)) {
                 held.session = session;
             } else if held.duty == Duty::Open {
                 replace(&mut held.duty, &mut held.care);

@@ -15,9 +15,9 @@ use super::calls::Finished;
 use super::deadline_queue::DeadlineQueue;
 use super::evidence::{Sources, Verdict};
 use super::heartbeat::Heartbeat;
-use super::journal::{Journal, Writer};
+use super::journal::{Found, Journal, Replayed, Writer};
+use super::kept::KeptReplies;
 use super::notice::Notices;
-use super::record::Record;
 use super::shared::Uses;
 use super::task::{Task, VolumeKey};
 use super::telling;
@@ -58,6 +58,7 @@ pub(super) struct Worker {
     pub(super) sources: Sources,
     /// When the metrics that look at every volume were made last.
     pub(super) surveyed_at: Option<Moment>,
+    pub(super) kept: KeptReplies,
     pub(super) journal: Option<Writer>,
     /// The journal's writer, until it runs.
     pub(super) written: Option<BoxFuture<'static, ()>>,
@@ -74,9 +75,7 @@ impl Worker {
         look: mpsc::UnboundedSender<VolumeId>,
     ) -> Self {
         let now = clock.now();
-        let try_out = |volume: &Volume| try_out(volume.clone(), &settings, now);
-        let replayed = journal.replay(now, &metrics, &try_out).volumes;
-        let (writer, written) = journal.writer(metrics.clone());
+        let (replayed, writer, written) = journal.start(now, &metrics);
         let mut worker = Self {
             settings,
             keeper,
@@ -94,6 +93,7 @@ impl Worker {
             jobs: JoinSet::new(),
             waiting_calls: 0,
             uses: Uses::default(),
+            kept: KeptReplies::new(settings.quota),
             sources: Sources::new(now),
             journal: Some(writer),
             written: Some(Box::pin(written)),
@@ -175,35 +175,47 @@ impl Worker {
     }
 
     /// Takes over what the journal held: renewals spread out, paths looked at now.
-    fn resume(&mut self, volumes: Vec<Volume>) {
-        let now = self.clock.now();
-        let count = volumes.len();
-        for mut volume in volumes {
-            let poll = volume.polls.interval(self.settings.poll);
-            volume.resume(poll, self.settings.park, now);
-            let used = volume.sessions.keys().chain(volume.grants.keys()).max();
-            self.next_key = self
-                .next_key
-                .max(used.map_or(0, |key| key.saturating_add(1)));
-            let key = self.new_key();
-            self.keys.insert(volume.id.clone(), key);
-            // Fails only when nobody looks at paths any more: at shutdown.
-            let _ = self.look.send(volume.id.clone());
-            let over = volume.is_empty();
-            self.volumes.insert(key, volume);
-            self.note_uses(key);
-            if over {
-                // Of another boot, and left to expire: its file goes.
-                self.changed(key, None);
-            } else {
-                // At the loop's first turns.
-                self.deadlines.set(key, Some(now));
-            }
-        }
+    fn resume(&mut self, replayed: Replayed) {
+        let (now, settings) = (self.clock.now(), self.settings);
+        let try_out = |volume: &Volume| try_out(volume.clone(), &settings, now);
+        let mut count = 0_usize;
+        replayed.load(&try_out, &mut |found| {
+            count += 1;
+            self.adopt(found, now);
+        });
         self.metrics.volumes(self.volumes.len());
         if count > 0 {
             info!(volumes = count, "journal replayed: renewals go on");
         }
+    }
+
+    fn adopt(&mut self, found: Found, now: Moment) {
+        let Found {
+            mut volume,
+            record,
+            outdated,
+        } = found;
+        let poll = volume.polls.interval(self.settings.poll);
+        volume.resume(poll, self.settings.park, now);
+        let used = volume.sessions.keys().chain(volume.grants.keys()).max();
+        self.next_key = self
+            .next_key
+            .max(used.map_or(0, |key| key.saturating_add(1)));
+        let key = self.new_key();
+        self.keys.insert(volume.id.clone(), key);
+        // Fails only when nobody looks at paths any more: at shutdown.
+        let _ = self.look.send(volume.id.clone());
+        let over = volume.is_empty();
+        self.volumes.insert(key, volume);
+        self.note_uses(key);
+        if over {
+            // Of another boot, and left to expire: its file goes.
+            self.changed(key, None);
+        } else {
+            // At the loop's first turns.
+            self.deadlines.set(key, Some(now));
+        }
+        self.keep_found(key, record, outdated);
     }
 
     pub(super) fn handle(&mut self, message: Message) {
@@ -448,22 +460,8 @@ impl Worker {
     }
 
     fn write_down(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
-        let (Some(volume), Some(journal)) = (self.volumes.get(&key), &self.journal) else {
-            return;
-        };
-        let record = if volume.sessions.is_empty() && volume.grants.is_empty() {
-            Ok(None)
-        } else {
-            Record::of(volume, journal.has_room()).encode().map(Some)
-        };
-        match record {
-            Ok(bytes) => journal.put(&volume.id, bytes, done),
-            Err(error) => {
-                self.metrics.journal_error("encode");
-                error!(volume = %volume.id, line = error.line(), "a volume could not be journalled: a restart now would forget its last change");
-            }
-        }
-        if volume.is_empty() {
+        self.keep(key, done);
+        if self.volumes.get(&key).is_some_and(Volume::is_empty) {
             self.forget(key);
         }
         self.metrics.volumes(self.volumes.len());
@@ -490,6 +488,7 @@ impl Worker {
     pub(super) fn forget(&mut self, key: VolumeKey) -> Option<Volume> {
         self.deadlines.set(key, None);
         let volume = self.volumes.remove(&key)?;
+        self.kept.forget(key);
         self.keys.remove(&volume.id);
         self.metrics.volumes(self.volumes.len());
         Some(volume)

@@ -131,9 +131,7 @@ impl<'a> Reply<'a> {
         });
         let mut wanted: HashMap<&str, Option<&str>> = names.map(|name| (name, None)).collect();
         if !wanted.is_empty() {
-            let mut data = HashMap::from([("data", None)]);
-            pick(whole.get(), &mut data)?;
-            pick(unwrapped(data.remove("data").flatten())?, &mut wanted)?;
+            values(whole.get(), &mut wanted)?;
         }
         let found = wanted.into_iter();
         Ok(Self {
@@ -204,6 +202,16 @@ pub fn pick<'a>(
         }
     }
     Ok(())
+}
+
+/// Looks through a reply's data for keys.
+pub fn values<'a>(
+    reply: &'a str,
+    wanted: &mut HashMap<&str, Option<&'a str>>,
+) -> Result<(), Unreadable> {
+    let mut data = HashMap::from([("data", None)]);
+    pick(reply, &mut data)?;
+    pick(unwrapped(data.remove("data").flatten())?, wanted)
 }
 
 /// The reply's data; the `data` within it where that is a map (KV 2, and whatever else looks like it).

@@ -430,7 +430,7 @@ impl<'a> Fields<'a> {
     fn any_text(&self, names: &[&str]) -> bool {
         let is_text = |value: &RawValue| value.get().starts_with('"') && value.get().len() > 2;
         let mut given = names.iter().filter_map(|name| self.get(name));
-        given.any(|value| is_text(value))
+        given.any(is_text)
     }
 
     fn text(&self, name: &str) -> Option<String> {

@@ -42,8 +42,9 @@ use crate::spec::Tls;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
-/// TLS settings whose files are read at once, of which a tenant has a quarter, and how long one is waited for.
-const READINGS: usize = 8;
+/// Settings whose files are read at once, of which a tenant has one: each may take several MiB while it is read.
+const READINGS: usize = 4;
+/// How long files are waited for. What hangs keeps its place until it comes back.
 const READING: Duration = Duration::from_secs(10);
 
 /// The connections to one address under one set of TLS settings.
@@ -87,7 +88,7 @@ impl Pools {
             proxies,
             connections: Connections::new(most_connections, connect_timeout),
             files,
-            reading: BlockingPool::new(READINGS, READINGS / 4, READING),
+            reading: BlockingPool::new(READINGS, 1, READING),
             making: BlockingPool::new(READINGS, READINGS / 2, READING),
             entries: Mutex::default(),
         }))

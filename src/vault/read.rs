@@ -122,6 +122,7 @@ pub fn granted(
             term: Term::endless(sent),
             keep: Keep::Static,
             body: reply.body,
+            keys: None,
             raw: true,
         });
     }
@@ -163,6 +164,7 @@ pub fn granted(
         term: Term::aged(sent, reply.age, granted),
         keep,
         body: reply.body,
+        keys: None,
         raw: false,
     })
 }

@@ -32,7 +32,7 @@ impl Host {
         let metrics = Metrics::new();
         let (notices, told) = Notices::channel(metrics.clone());
         let state = self.directory.path().join("state");
-        let journal = Journal::open(&state, 1 << 20, true).unwrap();
+        let journal = Journal::open(&state, true).unwrap();
         let (registry, _, worker) = Registry::start(
             Settings {
                 unattested: Duration::MAX,

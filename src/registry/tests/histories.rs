@@ -101,7 +101,7 @@ impl History {
         assert!(worker.await.is_ok() || kill, "the worker has panicked");
         assert_eq!(quarantined(&self.running), 0);
         // The writer has the lock until it has written.
-        while Journal::open(&state(&self.directory), 1 << 20, true).is_err() {
+        while Journal::open(&state(&self.directory), true).is_err() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         alter(self);
@@ -225,6 +225,7 @@ impl History {
         Arc::new(Grant {
             request,
             body: SecretBytes::from(b"{}".to_vec()),
+            keys: None,
             raw: false,
             keep,
             term,
@@ -282,7 +283,7 @@ fn state(directory: &tempfile::TempDir) -> PathBuf {
 fn start(world: &Arc<World>, directory: &tempfile::TempDir) -> Running {
     let metrics = Metrics::new();
     let (notices, told) = Notices::channel(metrics.clone());
-    let journal = Journal::open(&state(directory), 1 << 20, true).unwrap();
+    let journal = Journal::open(&state(directory), true).unwrap();
     let (registry, _, worker) = Registry::start(
         Settings::default(),
         Arc::new(Keeper(Arc::clone(world))),

@@ -85,6 +85,7 @@ impl Played {
         let grant = Arc::new(Grant {
             request: request(),
             body: SecretBytes::from(b"{}".to_vec()),
+            keys: None,
             raw: false,
             keep,
             term,
