@@ -38,7 +38,7 @@ impl Worker {
         }
         let mut unconfirmed = false;
         for (id, sighting) in sightings {
-            let confirm = self.settings.confirm;
+            let (confirm, unseen) = (self.settings.confirm, self.settings.unseen);
             let Some((key, volume)) = self.volume(&id) else {
                 continue;
             };
@@ -53,8 +53,14 @@ impl Worker {
                         self.settle(key);
                     }
                 }
-                Sighting::Absent => {
-                    if !volume.seen || !volume.ends_with_its_path() {
+                Sighting::Absent | Sighting::PodAbsent => {
+                    if !volume.seen || volume.stage == Stage::Leaving {
+                        continue;
+                    }
+                    if sighting == Sighting::PodAbsent && !volume.ends_with_its_path() {
+                        volume.forsaken_at = Some(now.plus(unseen));
+                    }
+                    if !volume.ends_with_its_path() {
                         continue;
                     }
                     let since = *volume.missing_since.get_or_insert(now);
