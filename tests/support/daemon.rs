@@ -114,13 +114,28 @@ impl Node {
 
     /// Starts the daemon with an environment.
     pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Daemon {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
+        command.args(&self.flags).env_clear();
+        self.run(command.envs(environment.iter().copied()))
+    }
+
+    /// Starts the daemon by a program that becomes it: `before` with its arguments.
+    pub fn spawn_under(&self, before: &[&str]) -> Daemon {
+        let mut command = Command::new(before[0]);
+        command
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .args(&before[1..])
+            .arg(env!("CARGO_BIN_EXE_leasehold"))
+            .args(&self.flags);
+        self.run(&mut command)
+    }
+
+    fn run(&self, command: &mut Command) -> Daemon {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.path().join(format!("log-{start}"));
         let said = File::create(&log).expect("a log");
-        let child = Command::new(env!("CARGO_BIN_EXE_leasehold"))
-            .args(&self.flags)
-            .env_clear()
-            .envs(environment.iter().copied())
+        let child = command
             .stdin(Stdio::null())
             .stdout(said.try_clone().expect("the same log"))
             .stderr(said)
