@@ -23,7 +23,7 @@ pub const SLOW: Duration = Duration::from_secs(5);
 /// The term of a capped lease at its longest: what was wrong before is no reason for its end.
 const LONGEST_CAPPED: Duration = Duration::from_secs(12);
 /// How long a lease that the class no longer names may live on after the second answer without it.
-const DRAINED: Duration = Duration::from_secs(6);
+const DRAINED: Duration = Duration::from_secs(4);
 /// The pods' tokens: longer than a run, and than what a node sleeps in it.
 const TOKEN: Duration = Duration::from_secs(100 * 3600);
 
@@ -41,8 +41,9 @@ pub struct Pod<'a> {
     /// under a new login.
     role_changed: bool,
     edited: bool,
-    /// Since when the class names the additional object no more, and how many answers came since.
-    unedited: Option<(Instant, u32)>,
+    /// How many good answers have come since the class names the additional object no more, and when the second of
+    /// them came.
+    unedited: Option<(u32, Instant)>,
     /// The credentials of the first answer: they stay while the login stays.
     expected: Option<String>,
     /// When they were looked at last.
@@ -187,7 +188,7 @@ impl<'a> Pod<'a> {
             }
             Step::Edited => {
                 self.edited = !self.edited;
-                self.unedited = (!self.edited).then(|| (Instant::now(), 0));
+                self.unedited = (!self.edited).then(|| (0, Instant::now()));
                 self.settled = None;
                 let reach = self.reach();
                 self.site.live.lock().unwrap().insert(self.number, reach);
@@ -352,12 +353,15 @@ impl<'a> Pod<'a> {
 
     /// The lease of an object that the class names no more is revoked.
     async fn check_drained(&mut self) {
-        let Some((since, answers)) = &mut self.unedited else {
+        let Some((answers, since)) = &mut self.unedited else {
             return;
         };
         *answers += 1;
-        let (since, answers) = (*since, *answers);
-        if answers < 2 || since.elapsed() < DRAINED {
+        if *answers <= 2 {
+            *since = Instant::now();
+        }
+        let since = *since;
+        if since.elapsed() < DRAINED {
             return;
         }
         if self.explained(Effect::LateRevocation, since) {

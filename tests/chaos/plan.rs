@@ -223,8 +223,8 @@ pub fn life(seed: u64, cycle: u64) -> Life {
             0..=10 => Step::Poll,
             11..=13 => Step::Cancelled(millis(random, 0, 15)),
             14..=15 => Step::Twice,
-            16 => Step::Edited,
-            17 => Step::OtherRole,
+            16..=17 => Step::Edited,
+            18 => Step::OtherRole,
             _ => Step::Blink(millis(random, 5, 60)),
         };
         (pause, step)
