@@ -1,7 +1,12 @@
 //! The health server: `/health/live`, `/health/ready`, `/metrics`.
+//!
+//! It has a thread and a runtime of its own, so that it answers, and can say what is wrong, while all threads of the
+//! daemon's runtime are blocked or a large journal is replayed.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,9 +20,12 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
+use crate::liveness::Watchdog;
 use crate::metrics::Metrics;
+use crate::supervisor::{Until, restarted};
 
 /// A client that has not sent its request's head by then is dropped.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,8 +73,68 @@ impl Drop for Pending {
     }
 }
 
+/// What the health server answers by.
+#[derive(Clone)]
+pub struct Health {
+    /// What is still to be done.
+    pub readiness: Readiness,
+    /// What makes progress.
+    pub watchdog: Watchdog,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// The running health server; it ends when dropped.
+pub struct Server {
+    address: SocketAddr,
+    _stop: DropGuard,
+}
+
+impl Server {
+    /// Serves a listener from a thread of its own, which also looks after the watchdog's parts.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be had.
+    pub fn start(listener: TcpListener, health: Health) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let listener = listener.into_std()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let listener = {
+            let _entered = runtime.enter();
+            Arc::new(TcpListener::from_std(listener)?)
+        };
+        let run = async move {
+            let metrics = &health.metrics;
+            let serve = || serve(&listener, &health);
+            let watch = || health.watchdog.clone().run();
+            tokio::select! {
+                () = stopped.cancelled_owned() => {}
+                () = restarted("health-server", metrics, serve, Until::Dropped) => {}
+                () = restarted("watchdog", metrics, watch, Until::Dropped) => {}
+            }
+        };
+        std::thread::Builder::new()
+            .name("health".to_owned())
+            .spawn(move || runtime.block_on(run))?;
+        Ok(Self {
+            address,
+            _stop: stop.drop_guard(),
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
 /// Serves until it is dropped.
-pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics) {
+async fn serve(listener: &TcpListener, health: &Health) {
     let mut connections = JoinSet::new();
     loop {
         while connections.len() >= CONNECTIONS {
@@ -82,10 +150,10 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics
             }
         };
         while connections.try_join_next().is_some() {}
-        let (readiness, metrics) = (readiness.clone(), metrics.clone());
+        let health = health.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| {
-                let response = answer(&request, &readiness, &metrics);
+                let response = answer(&request, &health);
                 async move { Ok::<_, Infallible>(response) }
             });
             let served = http1::Builder::new()
@@ -100,18 +168,21 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, metrics: Metrics
     }
 }
 
-fn answer(
-    request: &Request<Incoming>,
-    readiness: &Readiness,
-    metrics: &Metrics,
-) -> Response<Full<Bytes>> {
+fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>> {
+    let metrics = &health.metrics;
     let mut format = TEXT;
     let (status, body) = if request.method() != Method::GET && request.method() != Method::HEAD {
         (StatusCode::METHOD_NOT_ALLOWED, "GET only\n".to_owned())
     } else {
         match request.uri().path() {
-            "/health/live" => (StatusCode::OK, "live\n".to_owned()),
-            "/health/ready" => match readiness.missing().as_slice() {
+            "/health/live" => match health.watchdog.stalled().as_slice() {
+                [] => (StatusCode::OK, "live\n".to_owned()),
+                stalled => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("stalled: {}\n", stalled.join(", ")),
+                ),
+            },
+            "/health/ready" => match health.readiness.missing().as_slice() {
                 [] => (StatusCode::OK, ready(request.uri().query(), metrics)),
                 missing => (
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -153,6 +224,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::liveness::OnStall;
 
     async fn get(address: std::net::SocketAddr, line: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -165,13 +237,11 @@ mod tests {
 
     #[tokio::test]
     async fn ready_only_when_nothing_is_pending() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let readiness = Readiness::default();
-        let socket = readiness.pending("socket");
         let metrics = Metrics::new();
+        let (server, health) = server(&metrics).await;
+        let address = server.address();
+        let socket = health.readiness.pending("socket");
         metrics.degraded("no_journal", true);
-        let server = tokio::spawn(serve(listener, readiness, metrics.clone()));
         let answer = get(address, "GET /health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
         assert!(answer.ends_with("waiting for: socket\n"), "{answer}");
@@ -196,6 +266,47 @@ mod tests {
         );
         assert!(get(address, "GET /x").await.contains("404"));
         assert!(get(address, "POST /metrics").await.contains("405"));
-        server.abort();
+    }
+
+    async fn server(metrics: &Metrics) -> (Server, Health) {
+        let health = Health {
+            readiness: Readiness::default(),
+            watchdog: Watchdog::new(metrics.clone()),
+            metrics: metrics.clone(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Server::start(listener, health.clone()).unwrap();
+        (server, health)
+    }
+
+    #[test]
+    fn it_answers_and_names_what_stalls_while_the_runtime_is_blocked() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let (server, health) = runtime.block_on(server(&Metrics::new()));
+        health
+            .watchdog
+            .add("runtime", Duration::ZERO, OnStall::Restart, || Some(0));
+        // The daemon's runtime does not run here at all: another one asks.
+        let live = || {
+            let asking = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            asking.block_on(get(server.address(), "GET /health/live"))
+        };
+        assert!(live().starts_with("HTTP/1.1 200"));
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let told = loop {
+            let told = live();
+            if told.starts_with("HTTP/1.1 503") {
+                break told;
+            }
+            assert!(std::time::Instant::now() < deadline, "{told}");
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        assert!(told.contains("stalled: runtime (for "), "{told}");
     }
 }

@@ -3,38 +3,49 @@
 //! Build binds and locks everything that can fail; run serves. A shutdown is a drain within a deadline:
 //! the socket closes, Mounts under way finish, the journal is written. It revokes nothing.
 
+mod health;
+mod settings;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Secret as SecretObject;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client};
 use rustix::process::DumpableBehavior;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
-use tracing::{error, info, warn};
+use tokio::sync::{Mutex, mpsc, watch};
+use tracing::{info, warn};
 
-use crate::admin::{self, Pending, Readiness};
+pub use self::settings::raise_open_files;
+use self::settings::{path_settings, registry_settings, vault_settings};
+use crate::admin::{self, Health, Pending, Readiness};
+use crate::blocking::BlockingPool;
 use crate::clock::{BootClock, Clock};
 use crate::config::{Config, TokenRequest};
 use crate::events;
+use crate::liveness::Watchdog;
+use crate::memory::MemoryBudget;
 use crate::metrics::Metrics;
 use crate::missing::{self, Missing};
 use crate::mount::{Mounter, Parts};
-use crate::paths::{self, Sight};
+use crate::paths::Sight;
 use crate::pods;
 use crate::provider::Provider;
 use crate::provider::socket::{Socket, SocketError};
+use crate::registry::Registry;
 use crate::registry::journal::{Journal, OpenError};
 use crate::registry::notice::Notices;
-use crate::registry::{self, Registry};
 use crate::service_account::TokenMinter;
 use crate::spec::VolumeId;
-use crate::vault::{self, Redirects, Vault};
+use crate::supervisor::{Required, Supervisor, TaskEnded};
+use crate::vault::Vault;
 use crate::version_key::{self, VersionKey};
+
+/// Within what time the pods are watched again after a first failure.
+const POD_RETRY: Duration = Duration::from_secs(5);
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +80,12 @@ pub enum RunError {
     /// The gRPC server broke.
     #[error("the gRPC server broke: {0}")]
     Serve(#[from] tonic::transport::Error),
-    /// The registry's worker ended though nobody asked it to.
-    #[error("the registry's worker broke down; the journal has what it held")]
-    Worker,
+    /// The gRPC server ended though nobody asked it to.
+    #[error("the gRPC server ended by itself: the process ends, so that it is started anew")]
+    Served,
+    /// The registry's worker ended though nobody asked it to. The journal has what it held.
+    #[error(transparent)]
+    Task(#[from] TaskEnded),
     /// The drain's deadline passed.
     #[error("the drain took longer than its deadline; the journal has what was finished")]
     Deadline,
@@ -83,14 +97,15 @@ pub struct App {
     metrics: Metrics,
     readiness: Readiness,
     serving: Pending,
-    health: Option<TcpListener>,
+    health: Option<admin::Server>,
+    watchdog: Watchdog,
     socket: Socket,
     registry: Registry,
-    worker: JoinHandle<()>,
+    worker: Required,
     looks: mpsc::UnboundedReceiver<VolumeId>,
     sight: Sight,
     mounter: Arc<Mounter>,
-    background: JoinSet<()>,
+    supervisor: Supervisor,
 }
 
 impl App {
@@ -108,31 +123,56 @@ impl App {
         let readiness = Readiness::default();
         let serving = readiness.pending("socket");
         let replaying = readiness.pending("journal");
-        let health = bind_health(&config).await?;
+        let watchdog = Watchdog::new(metrics.clone());
+        let health = Health {
+            readiness: readiness.clone(),
+            watchdog: watchdog.clone(),
+            metrics: metrics.clone(),
+        };
+        // Before the journal is replayed: a probe that nobody answers meanwhile would end the process.
+        let health = health::serve_health(&config, health).await?;
         let journal = open_journal(&config, &metrics)?;
         // Before the registry starts: a second daemon must not renew what the first one holds.
         let socket = Socket::bind(&config.endpoint).await?;
         let clock: Arc<dyn Clock> = Arc::new(BootClock);
-        let vault = Vault::new(vault_settings(&config), Arc::clone(&clock), metrics.clone());
+        let processor = BlockingPool::for_processor();
+        let settings = vault_settings(&config, &processor);
+        let vault = Vault::new(settings, Arc::clone(&clock), metrics.clone());
         let keeper = Arc::new(vault.clone());
         let settings = registry_settings(&config);
         let (notices, noticed) = Notices::channel(metrics.clone());
         let (registry, looks, worker) =
             Registry::start(settings, keeper, clock, journal, metrics.clone(), notices);
         drop(replaying);
-        let mut background = JoinSet::new();
+        let mut supervisor = Supervisor::new(metrics.clone());
+        let worker = supervisor.require("registry-worker", worker);
         let kubernetes = kubernetes(&config).await?;
-        let versions = version_key(&config, kubernetes.as_ref(), &metrics, &mut background);
+        let versions = version_key(&config, kubernetes.as_ref(), &metrics, &mut supervisor);
         if let Some(client) = &kubernetes {
-            let own_pod = config.pod_name.clone();
-            let published = events::publish(client.clone(), own_pod, noticed, metrics.clone());
-            background.spawn(published);
+            let (client, own_pod) = (client.clone(), config.pod_name.clone());
+            let (noticed, metrics) = (Arc::new(Mutex::new(noticed)), metrics.clone());
+            // It ends with the registry.
+            supervisor.complete("events", move || {
+                let (client, own_pod) = (client.clone(), own_pod.clone());
+                let (noticed, metrics) = (Arc::clone(&noticed), metrics.clone());
+                async move {
+                    events::publish(client, own_pod, &mut *noticed.lock().await, metrics).await
+                }
+            });
         }
         match (&kubernetes, &config.node_name) {
             (Some(client), Some(node)) => {
                 let (client, node) = (client.clone(), node.clone());
-                let watched = pods::watch(client, node, registry.clone(), metrics.clone());
-                background.spawn(watched);
+                let (registry, metrics) = (registry.clone(), metrics.clone());
+                supervisor.keep("pod-watch", move || {
+                    pods::watch(
+                        client.clone(),
+                        node.clone(),
+                        registry.clone(),
+                        metrics.clone(),
+                        POD_RETRY,
+                    )
+                });
             }
             (Some(_), None) => Missing::node_name().tell(&metrics),
             (None, _) => {
@@ -144,10 +184,17 @@ impl App {
             Missing::pods_directory(&config.kubelet_pods_dir).tell(&metrics);
         }
         if let Some(client) = &kubernetes {
-            let namespace = namespace(&config, client);
-            let secret = config.hmac_secret_name.clone();
-            let asked = missing::rights(client.clone(), namespace, secret, metrics.clone());
-            background.spawn(asked);
+            let (client, namespace) = (client.clone(), namespace(&config, client));
+            let (secret, metrics) = (config.hmac_secret_name.clone(), metrics.clone());
+            supervisor.complete("rights-check", move || {
+                missing::rights(
+                    client.clone(),
+                    namespace.clone(),
+                    secret.clone(),
+                    metrics.clone(),
+                    missing::AGAIN_WHILE_MISSING,
+                )
+            });
         }
         let minter = kubernetes
             .filter(|_| config.token_request == TokenRequest::Auto)
@@ -160,6 +207,9 @@ impl App {
             sight: sight.clone(),
             minter,
             retry_for: config.mount_retry_timeout,
+            timeout: config.mount_timeout,
+            memory: MemoryBudget::default(),
+            processor,
         });
         Ok(Self {
             config,
@@ -167,39 +217,37 @@ impl App {
             readiness,
             serving,
             health,
+            watchdog,
             socket,
             registry,
-            worker: tokio::spawn(worker),
+            worker,
             looks,
             sight,
             mounter,
-            background,
+            supervisor,
         })
     }
 
     /// Where the health server listens.
     #[must_use]
     pub fn health_addr(&self) -> Option<SocketAddr> {
-        self.health.as_ref()?.local_addr().ok()
+        self.health.as_ref().map(admin::Server::address)
     }
 
     /// Serves until `shutdown`, then drains.
     ///
     /// # Errors
-    /// The server broke, the worker ended, or the drain's deadline passed.
+    /// The server broke or ended, the worker ended, or the drain's deadline passed.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let mut background = self.background;
-        if let Some(listener) = self.health {
-            let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
-            background.spawn(admin::serve(listener, readiness, metrics));
-        }
-        background.spawn(paths::watch(
+        let mut supervisor = self.supervisor;
+        health::watch_over(&mut supervisor, &self.watchdog, &self.registry);
+        health::watch_paths(
+            &mut supervisor,
+            &self.watchdog,
             path_settings(&self.config),
-            self.sight,
-            self.registry.clone(),
             self.looks,
-            self.metrics.clone(),
-        ));
+            (self.sight, self.registry.clone(), self.metrics.clone()),
+        );
         let (closing, mut closed) = watch::channel(false);
         let defaults = self.config.defaults.clone();
         let policy = self.config.policy.clone();
@@ -214,8 +262,11 @@ impl App {
         let mut worker = self.worker;
         tokio::select! {
             () = shutdown => {}
-            served = &mut server => return Ok(served?),
-            _ = &mut worker => return Err(RunError::Worker),
+            served = &mut server => {
+                served?;
+                return Err(RunError::Served);
+            }
+            ended = worker.failed() => return Err(ended.into()),
         }
         info!("shutting down: Mounts under way are finished, nothing is revoked");
         let _draining = self.readiness.pending("draining");
@@ -228,16 +279,14 @@ impl App {
             let served = async { tokio::join!(server, mounts).0 };
             let served = tokio::time::timeout(timeout.mul_f64(0.9), served).await;
             self.registry.stop().await;
-            if worker.await.is_err() {
-                error!("the registry's worker broke down at the end");
-            }
+            worker.finished().await;
             served.unwrap_or_else(|_| {
                 warn!("a driver's connection did not end; it is cut");
                 Ok(())
             })
         };
         let drained = tokio::time::timeout(timeout, drain).await;
-        background.shutdown().await;
+        supervisor.shutdown().await;
         Ok(drained.map_err(|_| RunError::Deadline)??)
     }
 }
@@ -277,27 +326,6 @@ pub fn harden() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn bind_health(config: &Config) -> Result<Option<TcpListener>, BuildError> {
-    let Some(address) = &config.health_addr else {
-        return Ok(None);
-    };
-    let bound = match TcpListener::bind(address).await {
-        // A node without IPv6: every address then means every IPv4 one.
-        Err(_) if address.starts_with("[::]:") => {
-            TcpListener::bind(address.replacen("[::]", "0.0.0.0", 1)).await
-        }
-        bound => bound,
-    };
-    let failed = |source| BuildError::Health {
-        address: address.clone(),
-        source,
-    };
-    let listener = bound.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    info!(%address, "health and metrics are served");
-    Ok(Some(listener))
-}
-
 fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, BuildError> {
     match Journal::open(
         &config.state_dir,
@@ -311,44 +339,6 @@ fn open_journal(config: &Config, metrics: &Metrics) -> Result<Journal, BuildErro
             Missing::journal(&config.state_dir, &fault).tell(metrics);
             Ok(Journal::none())
         }
-    }
-}
-
-fn registry_settings(config: &Config) -> registry::Settings {
-    registry::Settings {
-        confirm: config.path_confirm,
-        drain: config.drain_after,
-        park: config.park,
-        poll: config.poll_interval,
-        in_flight: config.renew_concurrency,
-        rate: config.renew_rate,
-        look_up: config.lookup_interval,
-        ..registry::Settings::default()
-    }
-}
-
-fn vault_settings(config: &Config) -> vault::Settings {
-    let usual = vault::Settings::default();
-    vault::Settings {
-        request_timeout: config.client_timeout.unwrap_or(usual.request_timeout),
-        login_timeout: config.client_timeout.unwrap_or(usual.login_timeout),
-        read_timeout: config.client_timeout.unwrap_or(usual.read_timeout),
-        proxies: config.proxies.clone(),
-        redirects: Redirects {
-            follow: config.follow_redirects,
-            addresses: config.policy.addresses.clone(),
-        },
-        max_connection_age: config.max_connection_age,
-        ..usual
-    }
-}
-
-fn path_settings(config: &Config) -> paths::Settings {
-    paths::Settings {
-        pods_dir: config.kubelet_pods_dir.clone(),
-        own_pod_uid: config.pod_uid.clone(),
-        interval: config.path_check_interval,
-        confirm: config.path_confirm,
     }
 }
 
@@ -387,7 +377,7 @@ fn version_key(
     config: &Config,
     kubernetes: Option<&Client>,
     metrics: &Metrics,
-    background: &mut JoinSet<()>,
+    supervisor: &mut Supervisor,
 ) -> VersionKey {
     let Some(client) = kubernetes else {
         return VersionKey::own(metrics.clone());
@@ -396,7 +386,10 @@ fn version_key(
     let namespace = namespace(config, client);
     let secrets: Api<SecretObject> = Api::namespaced(client.clone(), &namespace);
     let name = config.hmac_secret_name.clone();
-    background.spawn(version_key::keep(secrets, name, publisher));
+    supervisor.keep("version-key", move || {
+        let timing = version_key::Timing::default();
+        version_key::keep(secrets.clone(), name.clone(), publisher.clone(), timing)
+    });
     key
 }
 

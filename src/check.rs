@@ -8,6 +8,7 @@ pub mod schema;
 mod synced;
 mod workload;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -181,40 +182,44 @@ fn judge(file: &str, class: &Class, findings: &mut Vec<Finding>) -> Synced {
         auth_mount: "kubernetes".to_owned(),
         tls: Tls::default(),
     };
-    match params::parse(&message, &defaults) {
-        Ok(parsed) => {
-            findings.extend(unknown(file, class, parsed.warnings));
-            for (about, text) in advice::of_class(&parsed.spec) {
-                let place = match about {
-                    About::Parameter(name) => class.place_of(name),
-                    About::Object(name) => class.place_of_object(name),
-                };
-                findings.push(Finding::warning(file, place, &class.name, text));
-            }
-            for (level, place, text) in synced::judge(class, Some(&parsed.spec)) {
-                findings.push(Finding::new(level, file, place, &class.name, text));
-            }
-            Synced::of(class, Some(&parsed.spec))
-        }
-        Err(faults) => {
-            findings.extend(unknown(file, class, faults.warnings));
-            for fault in faults.faults {
-                let place = class.place_of_fault(&fault);
-                let Fault {
-                    field,
-                    problem,
-                    fix,
-                    ..
-                } = fault;
-                let text = format!("{field}: {problem}: {fix}");
-                findings.push(Finding::error(file, place, &class.name, text));
-            }
-            for (level, place, text) in synced::judge(class, None) {
-                findings.push(Finding::new(level, file, place, &class.name, text));
-            }
-            Synced::of(class, None)
-        }
+    let (parsed, faults) = match params::examine(&message, &defaults) {
+        Ok(examined) => (Some(examined.parsed), examined.faults),
+        Err(unreadable) => (None, unreadable.faults),
+    };
+    let mut is_faulty = BTreeSet::new();
+    let is_sound = faults.is_empty();
+    for fault in faults {
+        let place = class.place_of_fault(&fault);
+        let Fault {
+            field,
+            problem,
+            fix,
+            ..
+        } = fault;
+        let text = format!("{field}: {problem}: {fix}");
+        findings.push(Finding::error(file, place, &class.name, text));
+        is_faulty.insert(field.split('[').next().unwrap_or_default().to_owned());
     }
+    let spec = parsed.map(|parsed| {
+        findings.extend(unknown(file, class, parsed.warnings));
+        parsed.spec
+    });
+    // What is legal and unwise is told beside what is wrong: nobody wants to run this twice.
+    for (about, text) in spec.iter().flat_map(advice::of_class) {
+        let place = match about {
+            About::Parameter(name) if !is_faulty.contains(name) => class.place_of(name),
+            About::Object(name) => class.place_of_object(name),
+            // The other one may be there, with a fault.
+            About::Alone(name) if !is_faulty.contains("objects") => class.place_of_object(name),
+            About::Parameter(_) | About::Alone(_) => continue,
+        };
+        findings.push(Finding::warning(file, place, &class.name, text));
+    }
+    let spec = spec.filter(|_| is_sound);
+    for (level, place, text) in synced::judge(class, spec.as_ref()) {
+        findings.push(Finding::new(level, file, place, &class.name, text));
+    }
+    Synced::of(class, spec.as_ref())
 }
 
 fn unknown(file: &str, class: &Class, warnings: Vec<String>) -> impl Iterator<Item = Finding> {

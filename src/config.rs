@@ -19,6 +19,7 @@ use clap::{CommandFactory, FromArgMatches};
 use self::environment::Environment;
 pub use self::flags::TokenRequest;
 use self::flags::{Flags, LogFormat, guessed, level};
+use crate::params;
 use crate::params::{Defaults, Flavour};
 use crate::policy::{Own, Policy};
 use crate::proxy::Proxies;
@@ -75,6 +76,8 @@ pub struct Config {
     pub park: Duration,
     /// How long a first mount is tried again while its server cannot serve.
     pub mount_retry_timeout: Duration,
+    /// How long a Mount may take as a whole.
+    pub mount_timeout: Duration,
     /// The rotation poll interval assumed until two polls were seen.
     pub poll_interval: Duration,
     /// The deadline of a shutdown's drain.
@@ -188,12 +191,22 @@ impl Config {
         if !faults.is_empty() {
             return Err(ConfigError(faults.join("\n")));
         }
+        let flag = flags.vault_addr.clone();
+        let flag = flag.map(|address| ("-vault-addr".to_owned(), address));
+        let address = flag.or_else(|| environment.named("ADDR"));
+        let agent = environment.named("AGENT_ADDR");
+        notes.extend(unusable(agent.as_ref(), "every mount fails"));
+        let fails = "every mount fails whose class names no vaultAddress of its own";
+        notes.extend(unusable(
+            address.as_ref().filter(|_| agent.is_none()),
+            fails,
+        ));
         let name = flavour.name();
         let health_addr = Some(flags.health_addr).filter(|address| !address.is_empty());
         let defaults = Defaults {
             flavour,
-            address: flags.vault_addr.or_else(|| environment.variable("ADDR")),
-            agent_address: environment.variable("AGENT_ADDR"),
+            address: address.map(|(_, address)| address),
+            agent_address: agent.map(|(_, address)| address),
             namespace: flags
                 .vault_namespace
                 .or_else(|| environment.variable("NAMESPACE")),
@@ -237,6 +250,7 @@ impl Config {
             drain_after: flags.drain_after,
             park: flags.park,
             mount_retry_timeout: flags.mount_retry_timeout,
+            mount_timeout: flags.mount_timeout,
             poll_interval: flags.poll_interval,
             shutdown_timeout: flags.shutdown_timeout,
             renew_concurrency: flags.renew_concurrency,
@@ -255,4 +269,14 @@ impl Config {
             notes,
         })
     }
+}
+
+/// What follows where a server's address cannot be used. As for the incumbents it is no reason not to start: classes
+/// may name others.
+fn unusable(given: Option<&(String, String)>, follows: &str) -> Option<String> {
+    let (name, address) = given?;
+    let problem = params::address_problem(address)?;
+    Some(format!(
+        "{name}: {problem}: {follows}; write it as https://vault.example:8200"
+    ))
 }

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub async fn publish(
     client: Client,
     instance: Option<String>,
-    mut notices: mpsc::Receiver<Notice>,
+    notices: &mut mpsc::Receiver<Notice>,
     metrics: Metrics,
 ) {
     let reporter = Reporter {

@@ -12,24 +12,81 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Moment;
+use crate::clock::foreign::Span;
+use crate::clock::{Moment, clamped};
 use crate::redacted::{Secret, SecretBytes};
 use crate::spec::{Endpoint, Login, MountSpec, Request};
 
-/// What the server granted, and when we asked for it.
+/// What the server granted, and when we asked for it. Its fields are clamped when it is made: see
+/// [`crate::clock`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "WrittenTerm")]
 pub struct Term {
-    /// When the request was *sent*: a reply that was long on its way grants less than it says.
-    pub sent: Moment,
-    /// For how long; zero means without end (a root-like token).
-    pub granted: Duration,
+    sent: Moment,
+    granted: Duration,
+}
+
+/// A term as a journal file states it.
+#[derive(Deserialize)]
+struct WrittenTerm {
+    sent: Moment,
+    granted: Span,
+}
+
+impl From<WrittenTerm> for Term {
+    fn from(written: WrittenTerm) -> Self {
+        Self::new(written.sent, written.granted.0)
+    }
 }
 
 impl Term {
+    /// A term of `granted` from `sent` on, the time when the request was *sent*: a reply that was long on its way
+    /// grants less than it says. Zero means without end (a root-like token). A term of more than a hundred years
+    /// is one of a hundred.
+    #[must_use]
+    pub const fn new(sent: Moment, granted: Duration) -> Self {
+        Self {
+            sent,
+            granted: clamped(granted),
+        }
+    }
+
+    /// The term of a reply that a cache has kept for `age` (HTTP's `Age`). An age that leaves nothing of the term
+    /// is not believed: a cache forgets what has ended, and a living credential would be given up for it.
+    #[must_use]
+    pub fn aged(sent: Moment, age: Duration, granted: Duration) -> Self {
+        let sent = if age < granted { sent.minus(age) } else { sent };
+        Self::new(sent, granted)
+    }
+
+    /// A term without end.
+    #[must_use]
+    pub const fn endless(sent: Moment) -> Self {
+        Self::new(sent, Duration::ZERO)
+    }
+
+    /// When the request was sent.
+    #[must_use]
+    pub const fn sent(&self) -> Moment {
+        self.sent
+    }
+
+    /// For how long it was granted, a hundred years at most; zero means without end.
+    #[must_use]
+    pub const fn granted(&self) -> Duration {
+        self.granted
+    }
+
     /// When it ends; `None` for a term without end.
     #[must_use]
     pub fn end(&self) -> Option<Moment> {
         (!self.granted.is_zero()).then(|| self.sent.plus(self.granted))
+    }
+
+    /// What is left of it at `now`; `None` for a term without end.
+    #[must_use]
+    pub fn left(&self, now: Moment) -> Option<Duration> {
+        self.end().map(|end| end.since(now))
     }
 }
 
@@ -209,17 +266,51 @@ pub enum KeepError {
     },
 }
 
+/// What the registry calls a server for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To renew a token or a lease.
+    Renewal,
+    /// To revoke one.
+    Revocation,
+    /// To ask whether the server still knows one.
+    LookUp,
+}
+
+/// A call that waits for its turn.
+pub struct PlannedCall {
+    /// The session of which, or under which, it is made.
+    pub session: Arc<Session>,
+    /// The lease that it is for; none where it is for the session's token.
+    pub lease_id: Option<String>,
+    /// What it is for.
+    pub purpose: Purpose,
+    /// When that ends which it keeps alive; of a look-up, when its item was seen last. The earliest goes first.
+    pub end: Moment,
+    /// From when on it is urgent.
+    pub urgent_from: Moment,
+}
+
+/// Leave to make a call, for as long as this is held.
+pub struct Admitted(#[expect(dead_code, reason = "held")] Box<dyn Send + Sync>);
+
+impl Admitted {
+    /// Holds whatever the implementation counts calls by.
+    #[must_use]
+    pub fn holding(permit: impl Send + Sync + 'static) -> Self {
+        Self(Box::new(permit))
+    }
+}
+
 /// Keeps and ends what the server gave. Implemented by the Vault client, and by a fake in the worker's
 /// tests, which run on a paused clock.
 ///
 /// No method logs in or reads a secret: only a Mount does that.
 pub trait LeaseKeeper: Send + Sync + 'static {
-    /// Leave to call an address now for something that ends at `end`; else when to ask again. Who gets
-    /// leave makes its call: it may be the one probe of a server that was away.
-    ///
-    /// # Errors
-    /// The server is away: the moment of its next probe.
-    fn admit(&self, address: &str, end: Moment) -> Result<(), Moment>;
+    /// Waits for the turn of a call, also for a server that is away. Whoever is admitted makes the call at once, for it
+    /// may be the one probe of that server, and keeps the answer until the call has ended; or drops it, where the call
+    /// has become pointless.
+    fn admit(&self, call: PlannedCall) -> BoxFuture<'static, Admitted>;
 
     /// `auth/token/renew-self` with increment 0. An answer that is not there within `patience` is none.
     fn renew_session(

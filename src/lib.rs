@@ -11,6 +11,7 @@
 //! | [`config`], [`telemetry`] | flags and environment; the log |
 //! | [`check`] | `leasehold check` and `leasehold schema`: classes judged without a cluster |
 //! | [`app`] | the wiring: what starts, and in which order it stops |
+//! | [`supervisor`], [`liveness`] | background tasks that end are started again; parts that stall are told |
 //! | [`provider`] | the gRPC edge: messages, the socket, the table of codes |
 //! | [`admin`] | health and metrics over HTTP |
 //! | [`paths`], [`pods`] | how we learn that a volume is gone |
@@ -25,6 +26,7 @@
 //! | [`missing`] | what the installation does not give us, and the manifest lines that would |
 //! | [`grant`] | what the server gave, when it is renewed, and through which door |
 //! | [`spec`] | what was asked |
+//! | [`memory`], [`blocking`] | what Mounts take of the node's memory, and of its threads |
 //! | [`proxy`] | which proxy stands before an address |
 //! | [`metrics`], [`clock`], [`redacted`] | counters, time, secrets that cannot be printed |
 //! | `fuzzing` | what must hold of foreign bytes; built for tests and fuzzing alone |
@@ -32,6 +34,7 @@
 pub mod addresses;
 pub mod admin;
 pub mod app;
+pub mod blocking;
 pub mod check;
 pub mod clock;
 pub mod config;
@@ -39,6 +42,8 @@ pub mod events;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod grant;
+pub mod liveness;
+pub mod memory;
 pub mod metrics;
 pub mod missing;
 pub mod mount;
@@ -54,6 +59,7 @@ pub mod registry;
 pub mod render;
 pub mod service_account;
 pub mod spec;
+pub mod supervisor;
 pub mod telemetry;
 pub mod vault;
 pub mod version_key;

@@ -7,7 +7,7 @@ use leasehold::check;
 use leasehold::config::{Command, Config};
 use leasehold::provider::socket;
 use leasehold::telemetry;
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
@@ -33,6 +33,10 @@ fn main() -> ExitCode {
     if let Err(fault) = app::harden() {
         error!(%fault, "the process could not be closed against core dumps");
         return ExitCode::FAILURE;
+    }
+    match app::raise_open_files() {
+        Ok(limit) => debug!(?limit, "open files"),
+        Err(fault) => warn!(%fault, "the limit of open files could not be raised"),
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

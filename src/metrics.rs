@@ -13,6 +13,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+/// Addresses whose breakers are named one by one.
+const MOST_BREAKERS: usize = 64;
+
 type Labels = Vec<(&'static str, String)>;
 type Counters = Family<Labels, Counter>;
 type Histograms = Family<Labels, Histogram, fn() -> Histogram>;
@@ -33,12 +36,17 @@ struct Inner {
     releases: Counters,
     missed: Counters,
     journal_errors: Counters,
+    quarantined: Counter,
     degraded: Family<Labels, Gauge>,
     degradations: Mutex<BTreeSet<String>>,
     breakers: Family<Labels, Gauge>,
+    breakers_open: Mutex<BTreeSet<String>>,
+    backends_failing: Gauge,
+    doubtful: Gauge,
     rotations: Counter,
     unattended: Counters,
     events: Counters,
+    task_exits: Counters,
     alive: Family<Labels, Gauge>,
     nearest_end: Gauge<f64, AtomicU64>,
     keeping_waiting: Gauge,
@@ -102,12 +110,26 @@ impl Metrics {
                 "Credentials near their end that no rotation poll came to replace, by kind",
             ),
             events: counters(&mut registry, "events", "Events on pods, by outcome"),
+            task_exits: counters(
+                &mut registry,
+                "background_task_exits",
+                "Background tasks that ended and were started again, by task and reason",
+            ),
             rotations: Counter::default(),
+            quarantined: Counter::default(),
             degraded: Family::default(),
             degradations: Mutex::default(),
             breakers: Family::default(),
+            breakers_open: Mutex::default(),
+            backends_failing: Gauge::default(),
+            doubtful: Gauge::default(),
             alive: Family::default(),
-            nearest_end: Gauge::default(),
+            // 0 would be a time long past, until the registry has looked for the first time.
+            nearest_end: {
+                let none = Gauge::<f64, AtomicU64>::default();
+                none.set(f64::INFINITY);
+                none
+            },
             keeping_waiting: Gauge::default(),
             keeping_demand: Gauge::default(),
             keeping_capacity: Gauge::default(),
@@ -126,8 +148,13 @@ impl Metrics {
             .observe(took.as_secs_f64());
     }
 
-    /// A call to Vault has ended; `status` is the HTTP status, `ok`, or `none` without a reply.
+    /// A call to Vault has ended; `status` is the HTTP status, `ok`, or `none` without a reply. A status that no
+    /// standard knows is counted as `other`: a tenant's server must not fill the metrics.
     pub fn vault_call(&self, operation: &'static str, status: &str, took: Duration) {
+        let status = match status.parse::<u16>() {
+            Ok(code) if !is_known(code) => "other",
+            _ => status,
+        };
         let operation = ("operation", operation.to_owned());
         let labels = vec![operation.clone(), ("status", status.to_owned())];
         self.0.vault_calls.get_or_create(&labels).inc();
@@ -172,6 +199,11 @@ impl Metrics {
         self.0.journal_errors.get_or_create(&labels).inc();
     }
 
+    /// A volume's state broke the daemon and was set aside.
+    pub fn quarantined(&self) {
+        self.0.quarantined.inc();
+    }
+
     /// Something that the daemon could do is missing, or is there again.
     pub fn degraded(&self, reason: &str, is: bool) {
         let labels = vec![("reason", reason.to_owned())];
@@ -195,14 +227,50 @@ impl Metrics {
         all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An address' breaker has opened, or closed. Tenants choose addresses: a closed one is forgotten.
+    /// A breaker has opened, or closed. Tenants choose addresses: a closed one is forgotten, and those beyond the
+    /// first [`MOST_BREAKERS`] are counted together, as `others`.
     pub fn breaker_open(&self, address: &str, is: bool) {
-        let labels = vec![("address", address.to_owned())];
-        if is {
-            self.0.breakers.get_or_create(&labels).set(1);
-        } else {
-            self.0.breakers.remove(&labels);
+        let all = &self.0.breakers_open;
+        let mut open = all.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_news = match is {
+            true => open.insert(address.to_owned()),
+            false => open.remove(address),
+        };
+        if !is_news {
+            return;
         }
+        let gauges = &self.0.breakers;
+        let labels = |address: &str| vec![("address", address.to_owned())];
+        gauges.remove(&labels(address));
+        // The first in the order of their names: the same ones are named whichever opened first.
+        for address in open.iter().take(MOST_BREAKERS) {
+            gauges.get_or_create(&labels(address)).set(1);
+        }
+        if let Some(pushed_out) = open.iter().nth(MOST_BREAKERS) {
+            gauges.remove(&labels(pushed_out));
+        }
+        match open.len().saturating_sub(MOST_BREAKERS) {
+            0 => {
+                gauges.remove(&labels("others"));
+            }
+            more => {
+                let more = i64::try_from(more).unwrap_or(i64::MAX);
+                gauges.get_or_create(&labels("others")).set(more);
+            }
+        }
+    }
+
+    /// How many circuits are open below those of addresses: of a backend, or of one namespace at it.
+    pub fn backends_failing(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.0.backends_failing.set(count);
+    }
+
+    /// How many volumes are not renewed because nothing shows that they are still mounted.
+    pub fn doubtful(&self, count: usize) {
+        self.0
+            .doubtful
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// A poll has replaced credentials of a volume.
@@ -220,6 +288,12 @@ impl Metrics {
     pub fn event(&self, outcome: &str) {
         let labels = vec![("outcome", outcome.to_owned())];
         self.0.events.get_or_create(&labels).inc();
+    }
+
+    /// A background task has ended.
+    pub fn task_exited(&self, task: &str, reason: &str) {
+        let labels = vec![("task", task.to_owned()), ("reason", reason.to_owned())];
+        self.0.task_exits.get_or_create(&labels).inc();
     }
 
     /// How many things of a kind mounted volumes hold.
@@ -268,9 +342,24 @@ impl Inner {
             self.breakers.clone(),
         );
         self.registry.register(
+            "doubtful_volumes",
+            "Volumes that are not renewed because nothing shows that they are still mounted",
+            self.doubtful.clone(),
+        );
+        self.registry.register(
+            "backends_failing",
+            "Backends whose calls fail, each for everybody or for one namespace: these calls wait, one at a time probes",
+            self.backends_failing.clone(),
+        );
+        self.registry.register(
             "rotations",
             "Polls that have replaced credentials of a volume",
             self.rotations.clone(),
+        );
+        self.registry.register(
+            "quarantined",
+            "Volumes whose state broke the daemon and was set aside",
+            self.quarantined.clone(),
         );
         self.registry.register(
             "alive",
@@ -323,28 +412,16 @@ fn histograms(registry: &mut Registry, name: &str, help: &str) -> Histograms {
     family
 }
 
+/// Whether a status is a standard one, or Vault's own for a standby (472, 473).
+fn is_known(code: u16) -> bool {
+    let standard = http::StatusCode::from_u16(code).ok();
+    matches!(code, 472 | 473) || standard.is_some_and(|code| code.canonical_reason().is_some())
+}
+
 /// 1 ms to 16 s.
 fn buckets() -> Histogram {
     Histogram::new(exponential_buckets(0.001, 2.0, 15))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_scrape_shows_what_was_counted() {
-        let metrics = Metrics::new();
-        metrics.clone().mount("Ok", Duration::from_millis(3));
-        metrics.volumes(7);
-        metrics.degraded("journal", true);
-        let text = metrics.encode();
-        assert!(
-            text.contains("leasehold_mounts_total{code=\"Ok\"} 1"),
-            "{text}"
-        );
-        assert!(text.contains("leasehold_mount_duration_seconds_count{code=\"Ok\"} 1"));
-        assert!(text.contains("leasehold_volumes 7"));
-        assert!(text.contains("leasehold_degraded{reason=\"journal\"} 1"));
-    }
-}
+mod tests;

@@ -4,6 +4,7 @@
 //! We run there, and each thing that is missing is said once at start, so that nobody has to guess it
 //! from what goes wrong later. Rights are asked for by SelfSubjectAccessReviews, which everybody may make.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,10 +13,12 @@ use k8s_openapi::api::authorization::v1::{
 };
 use kube::Client;
 use kube::api::{Api, PostParams};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
 
+/// What is missing is asked for again after this, less or more by half: somebody may have granted it.
+pub const AGAIN_WHILE_MISSING: Duration = Duration::from_secs(600);
 /// An API server that does not answer is asked again after this.
 const AGAIN: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -114,12 +117,6 @@ const PURPOSES: &[Purpose] = &[
         costs: "object versions are made with a key of this process: they differ between nodes and change with a restart",
     },
     Purpose {
-        reason: "cannot_watch_secret",
-        rights: &[("", SECRETS, "watch")],
-        any: false,
-        costs: "the key of object versions is fetched at mounts, by one request for all, when it is some seconds old",
-    },
-    Purpose {
         reason: "cannot_write_secret",
         rights: &[("", SECRETS, "update"), ("", SECRETS, "create")],
         any: true,
@@ -142,29 +139,53 @@ const PURPOSES: &[Purpose] = &[
     },
 ];
 
-/// Asks for every right that something here needs, and says which are missing. `secret` is the one with
-/// the key of object versions, in `namespace`.
-pub async fn rights(client: Client, namespace: String, secret: String, metrics: Metrics) {
+/// Asks for every right that something here needs, and says which are missing; asks again for those, `every` so
+/// often (less or more by half), until all are there. `secret` is the one with the key of object versions, in
+/// `namespace`.
+pub async fn rights(
+    client: Client,
+    namespace: String,
+    secret: String,
+    metrics: Metrics,
+    every: Duration,
+) {
     let reviews: Api<SelfSubjectAccessReview> = Api::all(client);
-    for purpose in PURPOSES {
-        let mut lacking = Vec::new();
-        for right in purpose.rights {
-            let review = review(*right, &namespace, &secret);
-            match allowed(&reviews, &review).await {
-                Some(true) => {}
-                Some(false) => lacking.push(right.2),
-                // Whoever may not ask learns of it when he tries.
-                None => return,
+    let mut missing: BTreeSet<&str> = BTreeSet::new();
+    let mut purposes: Vec<&Purpose> = PURPOSES.iter().collect();
+    while !purposes.is_empty() {
+        for purpose in &purposes {
+            let mut lacking = Vec::new();
+            for right in purpose.rights {
+                let review = review(*right, &namespace, &secret);
+                match allowed(&reviews, &review).await {
+                    Some(true) => {}
+                    Some(false) => lacking.push(right.2),
+                    // Whoever may not ask learns of it when he tries.
+                    None => return,
+                }
+            }
+            let is_missing = match purpose.any {
+                true => lacking.len() == purpose.rights.len(),
+                false => !lacking.is_empty(),
+            };
+            if !is_missing {
+                if missing.remove(purpose.reason) {
+                    metrics.degraded(purpose.reason, false);
+                    info!(
+                        reason = purpose.reason,
+                        "a right that was missing has been granted"
+                    );
+                }
+            } else if missing.insert(purpose.reason) {
+                purpose
+                    .missing(&lacking, &namespace, &secret)
+                    .tell(&metrics);
             }
         }
-        let is_missing = match purpose.any {
-            true => lacking.len() == purpose.rights.len(),
-            false => !lacking.is_empty(),
-        };
-        if is_missing {
-            purpose
-                .missing(&lacking, &namespace, &secret)
-                .tell(&metrics);
+        purposes.retain(|purpose| missing.contains(purpose.reason));
+        if !purposes.is_empty() {
+            // Not all nodes of a cluster at once.
+            tokio::time::sleep(every.mul_f64(0.5 + rand::random::<f64>())).await;
         }
     }
 }
@@ -240,7 +261,7 @@ async fn allowed(
             Ok(Err(kube::Error::Api(status))) if matches!(status.code, 403..=405) => {
                 debug!(
                     code = status.code,
-                    "the API server tells nobody what he may"
+                    "the permission check is not available, and skipped"
                 );
                 return None;
             }

@@ -5,13 +5,17 @@
 //! here does Leasehold log in or read.
 //!
 //! A Mount runs in a task of its own. Its caller waits until its deadline and no longer; a Mount that is
-//! slower goes on, and kubelet's next attempt takes its result.
+//! slower goes on until its own, and kubelet's next attempt takes its result.
 
 mod attempt;
 mod error;
 mod flight;
+mod history;
 mod progress;
+mod reads;
+mod rendering;
 mod retry;
+mod stop;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,16 +27,22 @@ use tracing::{debug, info, warn};
 use self::attempt::{Failure, Job, Replies};
 pub use self::error::MountError;
 use self::flight::{Entry, Flights, Lead};
+use self::history::History;
 use self::progress::Progress;
+use self::rendering::Rendering;
 use self::retry::Retries;
+use self::stop::Stop;
+use crate::blocking::{self, BlockingPool};
 use crate::grant::{Grant, Keep};
+use crate::memory::{MemoryBudget, Reservation};
 use crate::params::PodTokens;
 use crate::paths::{Presence, Sight};
+use crate::redacted::SecretBytes;
 use crate::registry::{Claim, Closed, Ending, Held, Registry};
 use crate::render::{self, File};
 use crate::service_account::TokenMinter;
 use crate::spec::MountSpec;
-use crate::vault::{Room, Vault};
+use crate::vault::Vault;
 use crate::version_key::VersionKey;
 
 /// What a Mount gives.
@@ -41,8 +51,8 @@ pub struct Mounted {
     pub files: Vec<File>,
     /// Object name and version of each.
     pub versions: Vec<(String, String)>,
-    /// What they take in memory: to be kept until the answer is on the wire.
-    pub room: Arc<Room>,
+    /// The memory that they and the answer take: to be kept until the answer is on the wire.
+    pub memory: Arc<Vec<Reservation>>,
     /// Nothing but static secrets was read: a rotation poll with nothing due.
     nothing_new: bool,
 }
@@ -64,6 +74,12 @@ pub struct Parts {
     pub minter: Option<TokenMinter>,
     /// How long a first Mount is tried again while its server cannot serve.
     pub retry_for: Duration,
+    /// How long a Mount may take as a whole. A login that is under way by then is still awaited.
+    pub timeout: Duration,
+    /// The memory of all Mounts.
+    pub memory: MemoryBudget,
+    /// Where large replies become files.
+    pub processor: BlockingPool,
 }
 
 /// Carries Mounts out.
@@ -71,6 +87,8 @@ pub struct Mounter {
     parts: Parts,
     flights: Arc<Flights<Outcome>>,
     tasks: TaskTracker,
+    /// What earlier Mounts have shown.
+    history: History,
     /// The daemon is going down: no attempt is repeated any more.
     closing: CancellationToken,
     /// The drain's deadline is near: callers are answered without their Mount's result.
@@ -85,6 +103,7 @@ impl Mounter {
             parts,
             flights: Flights::new(),
             tasks: TaskTracker::new(),
+            history: History::default(),
             closing: CancellationToken::new(),
             leaving: CancellationToken::new(),
         })
@@ -189,24 +208,34 @@ impl Mounter {
             return Err(undo(claim, MountError::CutShort.into()).await?);
         }
         let polled = held.session.is_some();
-        let room = self.parts.vault.room(&spec.pod.namespace);
+        let memory = self.parts.memory.mount(&spec.pod.namespace);
+        let stop = Stop::new(self.parts.timeout, held.ended.clone(), progress);
         let job = Job {
             spec,
             tokens,
             claim: &claim,
-            room: &room,
+            memory: &memory,
             progress,
+            stop: &stop,
         };
-        let (replies, key) = tokio::join!(self.attempts(&job, held), self.parts.versions.current());
-        let rendered = replies.and_then(|replies| match rendered(spec, &replies) {
-            Ok(files) => Ok((files, replies)),
-            Err(error) => Err(Failure::after(replies, error)),
-        });
-        let (files, replies) = match rendered {
+        let mut rendering = Rendering::new(spec, &memory, &self.parts.processor);
+        let (replies, key) = tokio::join!(
+            self.attempts(&job, held, &mut rendering),
+            self.parts.versions.current()
+        );
+        let rendered = match replies {
+            Ok(replies) => match self.rendered(spec, rendering, &replies, key).await {
+                Ok(rendered) => Ok((rendered, replies)),
+                Err(error) => Err(Failure::after(replies, error)),
+            },
+            Err(failure) => Err(failure),
+        };
+        let (rendered, replies) = match rendered {
             Ok(done) => done,
             Err(failure) => return Err(undo(claim, failure).await?),
         };
-        let nothing_new = polled && replies.fresh.iter().all(is_static);
+        self.history.succeeded(spec);
+        let nothing_new = polled && replies.fresh.iter().all(|grant| is_static(grant));
         let kept = replies.by_request.into_values();
         let ending = Ending::Complete {
             session: replies.session,
@@ -215,22 +244,51 @@ impl Mounter {
         if !claim.end(ending).await? {
             return Err(MountError::Unmounted);
         }
-        let versions = spec.objects.iter().zip(&files).map(|(object, file)| {
-            let version = render::version(key.expose(), object, &file.contents);
-            (object.name.clone(), version)
-        });
-        let versions = versions.collect();
+        Ok(Mounted {
+            nothing_new,
+            ..rendered
+        })
+    }
+
+    /// The files and their versions.
+    async fn rendered(
+        &self,
+        spec: &Arc<MountSpec>,
+        rendering: Rendering,
+        replies: &Replies,
+        key: Arc<SecretBytes>,
+    ) -> Result<Mounted, MountError> {
+        let (files, memory) = rendering.finish(&replies.by_request)?;
+        let size: usize = files.iter().map(|file| file.contents.expose().len()).sum();
+        let spec = Arc::clone(spec);
+        let namespace = spec.pod.namespace.clone();
+        let versioned = move || {
+            let versions = spec.objects.iter().zip(&files).map(|(object, file)| {
+                let version = render::version(key.expose(), object, &file.contents);
+                (object.name.clone(), version)
+            });
+            (versions.collect(), files)
+        };
+        let (versions, files) = match size > blocking::LARGE {
+            true => self.parts.processor.run(&namespace, versioned).await?,
+            false => versioned(),
+        };
         Ok(Mounted {
             files,
             versions,
-            room,
-            nothing_new,
+            memory: Arc::new(memory),
+            nothing_new: false,
         })
     }
 
     /// Attempts until one succeeds, fails for good, or there is no time for another one. What an attempt has
     /// got is kept for the next.
-    async fn attempts(&self, job: &Job<'_>, mut held: Held) -> Result<Replies, Failure> {
+    async fn attempts(
+        &self,
+        job: &Job<'_>,
+        mut held: Held,
+        rendering: &mut Rendering,
+    ) -> Result<Replies, Failure> {
         // The files of a mounted volume stay, and its next poll comes: only a first Mount has to wait.
         let retry_for = if held.first {
             self.parts.retry_for
@@ -241,7 +299,7 @@ impl Mounter {
         let mut kept: Vec<Arc<Grant>> = Vec::new();
         let mut reason = None;
         loop {
-            let mut failure = match self.attempt(job, held.clone()).await {
+            let mut failure = match self.attempt(job, held.clone(), rendering).await {
                 Ok(replies) => return Ok(replies),
                 Err(failure) => failure,
             };
@@ -258,8 +316,14 @@ impl Mounter {
                     let _pending = job
                         .progress
                         .begin(format!("another try ({})", failure.error));
-                    let sleep = tokio::time::sleep(pause);
-                    self.closing.run_until_cancelled(sleep).await.is_none()
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => false,
+                        () = self.closing.cancelled() => true,
+                        error = job.stop.reached() => {
+                            failure.error = error;
+                            true
+                        }
+                    }
                 }
                 None => true,
             };
@@ -291,13 +355,6 @@ impl Mounter {
     }
 }
 
-fn rendered(spec: &MountSpec, replies: &Replies) -> Result<Vec<File>, MountError> {
-    let files = render::files(&spec.objects, |request| {
-        replies.by_request.get(request).map(AsRef::as_ref)
-    });
-    Ok(files?)
-}
-
 /// Hands over to the registry what a failed Mount holds at the server.
 async fn undo(claim: Claim, failure: Failure) -> Result<MountError, Closed> {
     let fresh = failure.fresh.into_iter();
@@ -310,6 +367,6 @@ async fn undo(claim: Claim, failure: Failure) -> Result<MountError, Closed> {
     Ok(failure.error)
 }
 
-fn is_static(grant: &Arc<Grant>) -> bool {
+fn is_static(grant: &Grant) -> bool {
     grant.keep == Keep::Static
 }

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+pub use self::endpoint::address_problem;
 pub use self::fault::{Fault, Faults};
 pub use self::names::not_text;
 pub use self::object::FIELDS;
@@ -145,11 +146,35 @@ pub struct Parsed {
     pub warnings: Vec<String>,
 }
 
+/// What could be understood of a request, and what is wrong with it. Where there are faults it must not be carried
+/// out: what is faulty is empty or left out.
+pub struct Examined {
+    /// As far as it was understood.
+    pub parsed: Parsed,
+    /// Everything that is wrong.
+    pub faults: Vec<Fault>,
+}
+
 /// Parses a request.
 ///
 /// # Errors
 /// All faults of the request and its class together.
 pub fn parse(message: &Attributes<'_>, defaults: &Defaults) -> Result<Parsed, Faults> {
+    let Examined { parsed, faults } = examine(message, defaults)?;
+    if faults.is_empty() {
+        return Ok(parsed);
+    }
+    Err(Faults {
+        faults,
+        warnings: parsed.warnings,
+    })
+}
+
+/// Parses a request as far as it goes.
+///
+/// # Errors
+/// The attributes cannot be read at all.
+pub fn examine(message: &Attributes<'_>, defaults: &Defaults) -> Result<Examined, Faults> {
     let mut reader = Reader::new(message.attributes, defaults.flavour)?;
     let (mount, role) = (reader.auth_mount(defaults), reader.role());
     let named_audience = reader.bounded("audience");
@@ -192,15 +217,9 @@ pub fn parse(message: &Attributes<'_>, defaults: &Defaults) -> Result<Parsed, Fa
     let wanted = offered.remove(&audience);
     reader.warn_unknown();
     reader.bound_warnings();
-    if !reader.faults.is_empty() {
-        return Err(Faults {
-            faults: reader.faults,
-            warnings: reader.warnings,
-        });
-    }
     let mut audiences: Vec<String> = offered.into_keys().collect();
     audiences.extend(wanted.as_ref().map(|_| audience.clone()));
-    Ok(Parsed {
+    let parsed = Parsed {
         spec: MountSpec {
             volume,
             pod,
@@ -220,6 +239,10 @@ pub fn parse(message: &Attributes<'_>, defaults: &Defaults) -> Result<Parsed, Fa
             named_audience,
         },
         warnings: reader.warnings,
+    };
+    Ok(Examined {
+        parsed,
+        faults: reader.faults,
     })
 }
 

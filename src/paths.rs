@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use self::roots::{Place, Roots};
+use crate::liveness::Heartbeat;
 use crate::metrics::Metrics;
 use crate::registry::{Registry, Sighting};
 use crate::spec::VolumeId;
@@ -119,29 +120,37 @@ pub async fn watch(
     settings: Settings,
     sight: Sight,
     registry: Registry,
-    mut asked: mpsc::UnboundedReceiver<VolumeId>,
+    asked: &mut mpsc::UnboundedReceiver<VolumeId>,
+    heartbeat: &Heartbeat,
     metrics: Metrics,
 ) {
     let mut hints = Hints::new();
+    // Started anew, it does not hear of the known ones again.
+    hints.add(registry.paths().await, &sight).await;
     // What was missing at the start was told then, and may have come, or be of no use on this node.
     let mut seeing = None;
     let mut sweep = Instant::now() + settings.interval;
     loop {
+        heartbeat.rest();
         let (targets, all) = tokio::select! {
             () = tokio::time::sleep_until(sweep) => {
+                heartbeat.beat();
                 sweep = Instant::now() + settings.interval;
                 (registry.paths().await, true)
             }
             Some(volume) = asked.recv() => {
-                hints.add(&volume, &sight);
+                heartbeat.beat();
                 let mut targets = vec![volume];
                 while let Ok(volume) = asked.try_recv() {
-                    hints.add(&volume, &sight);
                     targets.push(volume);
                 }
+                hints.add(targets.clone(), &sight).await;
                 (targets, false)
             }
-            volumes = hints.next() => (volumes, false),
+            volumes = hints.next() => {
+                heartbeat.beat();
+                (volumes, false)
+            }
         };
         let (sightings, blind) = look_at(&sight, targets).await;
         // That nothing is hidden is shown only by a look at everything.
@@ -220,23 +229,35 @@ impl Hints {
         hints
     }
 
-    fn add(&mut self, volume: &VolumeId, sight: &Sight) {
+    /// Watches beside these volumes. Off the runtime's threads: a path is looked up, in a file system that may hang.
+    async fn add(&mut self, volumes: Vec<VolumeId>, sight: &Sight) {
         let Some(events) = &self.events else {
             return;
         };
-        let path = sight.seen_at(&volume.target_path);
-        let Some(parent) = path.as_deref().and_then(Path::parent) else {
-            return;
-        };
-        let mask = WatchMask::DELETE | WatchMask::MOVED_FROM | WatchMask::DELETE_SELF;
-        match events.watches().add(parent, mask) {
-            Ok(watch) => {
-                self.by_volume.insert(volume.clone(), watch.clone());
-                self.by_watch.insert(watch, volume.clone());
+        let (mut watches, sight) = (events.watches(), sight.clone());
+        let add = move || {
+            let mask = WatchMask::DELETE | WatchMask::MOVED_FROM | WatchMask::DELETE_SELF;
+            let mut added = Vec::with_capacity(volumes.len());
+            for volume in volumes {
+                let path = sight.seen_at(&volume.target_path);
+                if let Some(parent) = path.as_deref().and_then(Path::parent) {
+                    added.push((volume, watches.add(parent, mask)));
+                }
             }
-            // Gone already: the look that follows sees that.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => self.tell(&error),
+            added
+        };
+        // The periodic look does the work where this breaks down.
+        let added = tokio::task::spawn_blocking(add).await.unwrap_or_default();
+        for (volume, result) in added {
+            match result {
+                Ok(watch) => {
+                    self.by_volume.insert(volume.clone(), watch.clone());
+                    self.by_watch.insert(watch, volume);
+                }
+                // Gone already: the look that follows sees that.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.tell(&error),
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Such a watch shows no phase, so it selects the pods that are neither Succeeded nor Failed: one that
 //! finishes leaves the selection, which arrives as a deletion. A departed pod is a reason to look at its
-//! paths; it decides only for volumes whose path cannot be seen.
+//! paths; it decides only for volumes whose path cannot be seen. Who is there is told every half minute as well: that is
+//! evidence of life, and a deletion that came before the first Mount is told to nobody else.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -10,9 +11,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, PartialObjectMeta};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Error, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_all};
 use kube::{Client, ResourceExt};
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use crate::metrics::Metrics;
@@ -23,32 +26,102 @@ const USUAL_GRACE: Duration = Duration::from_secs(30);
 /// A watch that has not failed for this long runs: kube notices a dead connection after 295 s.
 const RUNS_AFTER: Duration = Duration::from_secs(360);
 
-/// Watches until it is dropped.
-pub async fn watch(client: Client, node: String, registry: Registry, metrics: Metrics) {
+/// The registry is told who is there this often.
+const ROLL_EVERY: Duration = Duration::from_secs(30);
+/// What a static pod's mirror is known by: kubelet's directory has its name from the pod's file, not from the API object
+/// (Kubernetes `pkg/kubelet/types/pod_update.go`).
+const STATIC_POD: &str = "kubernetes.io/config.hash";
+
+/// Watches until it is dropped. After a failure the first list or watch comes within `retry`, each later one within twice
+/// the time, up to a minute: an API server that comes back meets the whole fleet.
+pub async fn watch(
+    client: Client,
+    node: String,
+    registry: Registry,
+    metrics: Metrics,
+    retry: Duration,
+) {
     let pods: Api<PartialObjectMeta<Pod>> = Api::all(client);
-    let selection = watcher::Config::default().fields(&format!(
+    // From the API server's cache: a fleet's lists must not reach etcd. kube asks the cache for no pages.
+    let whole = watcher::Config {
+        page_size: None,
+        ..watcher::Config::default()
+    };
+    let selection = whole.any_semantic().fields(&format!(
         "spec.nodeName={node},status.phase!=Succeeded,status.phase!=Failed"
     ));
-    let mut events = watch_all(pods, selection).default_backoff().boxed();
+    let spread = Spread::new(retry);
+    let mut events = watch_all(pods, selection).backoff(spread).boxed();
     let mut roll = Roll::default();
     let mut complaint = Complaint {
         metrics,
         told: false,
     };
+    let mut tick = tokio::time::interval(ROLL_EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failed_at = None;
     loop {
-        match tokio::time::timeout(RUNS_AFTER, events.next()).await {
-            // A list begins; it has not been answered yet.
-            Ok(Some(Ok(Event::Init))) => roll.begin(uids(&registry).await),
-            Ok(Some(Ok(event))) => {
-                complaint.withdraw();
-                for (uid, grace) in roll.departed(event) {
-                    registry.pod_gone(uid, grace);
+        tokio::select! {
+            event = events.next() => match event {
+                // A list begins; it has not been answered yet.
+                Some(Ok(Event::Init)) => roll.begin(uids(&registry).await),
+                Some(Ok(event)) => {
+                    failed_at = None;
+                    complaint.withdraw();
+                    let is_complete = matches!(event, Event::InitDone);
+                    for (uid, grace) in roll.departed(event) {
+                        registry.pod_gone(uid, grace);
+                    }
+                    if is_complete {
+                        registry.pods_there(roll.there.clone());
+                    }
+                }
+                Some(Err(error)) => {
+                    failed_at = Some(Instant::now());
+                    complaint.raise(&error);
+                }
+                None => return,
+            },
+            _ = tick.tick() => {
+                if failed_at.is_some_and(|at: Instant| at.elapsed() >= RUNS_AFTER) {
+                    failed_at = None;
+                    complaint.withdraw();
+                }
+                if failed_at.is_none() && roll.is_complete {
+                    registry.pods_there(roll.there.clone());
                 }
             }
-            Ok(Some(Err(error))) => complaint.raise(&error),
-            Ok(None) => return,
-            Err(_) => complaint.withdraw(),
         }
+    }
+}
+
+/// Random pauses within a bound that doubles.
+struct Spread {
+    first: Duration,
+    failures: u32,
+}
+
+impl Spread {
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    const fn new(first: Duration) -> Self {
+        Self { first, failures: 0 }
+    }
+}
+
+impl Iterator for Spread {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let bound = self.first.saturating_mul(1 << self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        Some(bound.min(Self::LONGEST).mul_f64(rand::random()))
+    }
+}
+
+impl Backoff for Spread {
+    fn reset(&mut self) {
+        self.failures = 0;
     }
 }
 
@@ -66,12 +139,24 @@ struct Roll {
     missing: HashSet<String>,
     /// The grace periods of the pods that are being deleted. At the very end the object says 0.
     graces: HashMap<String, Duration>,
+    /// The pods that there are, by the names of kubelet's directories.
+    there: HashSet<String>,
+    /// A list has ended, and no new one has begun.
+    is_complete: bool,
+}
+
+/// The names that a pod's directory may have.
+fn names(pod: &PartialObjectMeta<Pod>) -> impl Iterator<Item = String> {
+    let hash = pod.annotations().get(STATIC_POD).cloned();
+    pod.uid().into_iter().chain(hash)
 }
 
 impl Roll {
     fn begin(&mut self, registered: HashSet<String>) {
         self.missing = registered;
         self.graces.clear();
+        self.there.clear();
+        self.is_complete = false;
     }
 
     /// The pods that an event shows to be gone, each with its grace period.
@@ -79,8 +164,8 @@ impl Roll {
         match event {
             Event::Init => Vec::new(),
             Event::InitApply(pod) => {
-                if let Some(uid) = pod.uid() {
-                    self.missing.remove(&uid);
+                for name in names(&pod) {
+                    self.missing.remove(&name);
                 }
                 self.note(&pod);
                 Vec::new()
@@ -89,13 +174,18 @@ impl Roll {
                 self.note(&pod);
                 Vec::new()
             }
-            Event::InitDone => self.missing.drain().map(|uid| (uid, USUAL_GRACE)).collect(),
+            Event::InitDone => {
+                self.is_complete = true;
+                self.missing.drain().map(|uid| (uid, USUAL_GRACE)).collect()
+            }
             Event::Delete(pod) => {
                 self.note(&pod);
-                pod.uid().map_or_else(Vec::new, |uid| {
-                    let grace = self.graces.remove(&uid).unwrap_or(USUAL_GRACE);
-                    vec![(uid, grace)]
-                })
+                let grace = pod.uid().and_then(|uid| self.graces.remove(&uid));
+                let gone = names(&pod).map(|name| {
+                    self.there.remove(&name);
+                    (name, grace.unwrap_or(USUAL_GRACE))
+                });
+                gone.collect()
             }
         }
     }
@@ -103,6 +193,7 @@ impl Roll {
     /// Remembers the longest grace period. None, or 0, says nothing about the containers: a forced
     /// deletion lets kubelet end them by the pod's own period, which metadata do not show.
     fn note(&mut self, pod: &PartialObjectMeta<Pod>) {
+        self.there.extend(names(pod));
         let seconds = pod.metadata.deletion_grace_period_seconds;
         let grace = seconds
             .and_then(|seconds| u64::try_from(seconds).ok())

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
+use tokio::sync::Semaphore;
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -36,6 +37,10 @@ const PROTOCOL: &str = "v1alpha1";
 const RUNTIME_NAME: &str = "leasehold";
 /// Requests in hand at once. Those above wait, unread: their bodies take no memory.
 const REQUESTS_AT_ONCE: usize = 1024;
+/// A request above this is large, in bytes: what is made of it takes several times as much.
+const LARGE_REQUEST: usize = 64 * 1024;
+/// Large requests in hand at once.
+const LARGE_AT_ONCE: usize = 4;
 /// How many warnings are remembered as told.
 const REMEMBERED: usize = 4096;
 /// The largest request: attributes and secrets are bounded to 1 MiB each when they are parsed.
@@ -50,6 +55,8 @@ pub struct Provider {
     metrics: Metrics,
     /// Warnings that were told already: a class is parsed at every poll of every pod.
     told: Arc<Mutex<HashSet<String>>>,
+    /// Places for large requests.
+    large: Arc<Semaphore>,
 }
 
 impl Provider {
@@ -67,6 +74,7 @@ impl Provider {
             policy: Arc::new(policy),
             metrics,
             told: Arc::default(),
+            large: Arc::new(Semaphore::new(LARGE_AT_ONCE)),
         }
     }
 
@@ -120,6 +128,12 @@ impl Provider {
         request: &MountRequest,
         within: Duration,
     ) -> Result<Response<MountResponse>, Status> {
+        let size = request.attributes.len() + request.secrets.len();
+        let _place = if size > LARGE_REQUEST {
+            self.large.acquire().await.ok()
+        } else {
+            None
+        };
         let attributes = Attributes {
             attributes: &request.attributes,
             secrets: &request.secrets,

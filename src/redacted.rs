@@ -56,6 +56,21 @@ impl SecretBytes {
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
+
+    /// The same bytes between others. Where their buffer has room for those, nothing is copied.
+    #[must_use]
+    pub fn between(mut self, before: &[u8], after: &[u8]) -> Self {
+        let size = before.len() + self.0.len() + after.len();
+        if self.0.capacity() < size {
+            // By us: a buffer that grows by itself leaves its old content behind, unwiped.
+            let mut larger = Zeroizing::new(Vec::with_capacity(size));
+            larger.extend_from_slice(&self.0);
+            self.0 = larger;
+        }
+        self.0.splice(0..0, before.iter().copied());
+        self.0.extend_from_slice(after);
+        self
+    }
 }
 
 impl From<Vec<u8>> for SecretBytes {

@@ -5,20 +5,23 @@
 //! and ends it with what it read. What is in the registry is renewed until its volume goes, and then
 //! revoked; the [`journal`] carries it over our own restarts.
 
-mod agenda;
+mod calls;
 mod care;
-mod due;
+mod deadline_queue;
 mod ends;
+mod evidence;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+mod guard;
+pub mod heartbeat;
 pub mod journal;
-mod lane;
-mod lanes;
 pub mod notice;
 mod record;
 mod reuse;
+mod schedule;
 mod shared;
 mod survey;
+mod task;
 mod telling;
 #[cfg(test)]
 mod tests;
@@ -27,15 +30,17 @@ mod upkeep;
 mod volume;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::grant::{Grant, LeaseKeeper, Session};
 use crate::metrics::Metrics;
+use crate::registry::heartbeat::Heartbeat;
 use crate::registry::journal::Journal;
 use crate::registry::notice::Notices;
 use crate::registry::worker::Worker;
@@ -54,15 +59,16 @@ pub struct Settings {
     pub park: Duration,
     /// The rotation poll interval that is assumed until two polls were seen.
     pub poll: Duration,
-    /// Renewals and revocations under way at once, for each address.
-    pub in_flight: usize,
-    /// Renewals and revocations started in a second, for each address.
+    /// Renewals and revocations that may start in a second, for each address: told beside what they take.
     pub rate: u32,
     /// Within what time it is noticed that somebody else has revoked a lease or a token; zero: only when it
     /// is renewed.
     pub look_up: Duration,
     /// How long after its pod's grace period a volume is given up whose path we cannot see.
     pub unseen: Duration,
+    /// How long a volume is renewed where nothing can show that it is there: no view of paths, no watch of pods, no
+    /// polls. The incumbent would renew nothing.
+    pub unattested: Duration,
 }
 
 impl Default for Settings {
@@ -72,10 +78,10 @@ impl Default for Settings {
             drain: Duration::from_secs(60),
             park: Duration::from_secs(300),
             poll: Duration::from_secs(120),
-            in_flight: 16,
             rate: 50,
             look_up: Duration::from_secs(600),
             unseen: Duration::from_secs(60),
+            unattested: Duration::from_secs(3600),
         }
     }
 }
@@ -89,9 +95,9 @@ pub enum Sighting {
     Absent,
 }
 
-/// The registry has stopped: the daemon is shutting down.
+/// The registry has stopped, or has set the volume aside because its state breaks it.
 #[derive(Debug, thiserror::Error)]
-#[error("the daemon is shutting down")]
+#[error("the daemon is shutting down, or has set this volume aside (its log says so)")]
 pub struct Closed;
 
 /// How a Mount ended.
@@ -126,6 +132,8 @@ pub struct Held {
     pub session: Option<Arc<Session>>,
     /// The replies that need not be fetched again.
     pub grants: HashMap<Request, Arc<Grant>>,
+    /// Cancelled when the volume is released while the Mount is under way: nobody will see what it still reads.
+    pub ended: CancellationToken,
 }
 
 pub(crate) enum Message {
@@ -148,6 +156,11 @@ pub(crate) enum Message {
         session: String,
         grants: Vec<Arc<Grant>>,
     },
+    Late {
+        volume: VolumeId,
+        session: String,
+        grant: Arc<Grant>,
+    },
     End {
         volume: VolumeId,
         ending: Ending,
@@ -169,6 +182,9 @@ pub(crate) enum Message {
         uid: String,
         grace: Duration,
     },
+    PodsThere {
+        uids: HashSet<String>,
+    },
     Stop {
         done: oneshot::Sender<()>,
     },
@@ -178,6 +194,7 @@ pub(crate) enum Message {
 #[derive(Clone)]
 pub struct Registry {
     messages: mpsc::UnboundedSender<Message>,
+    heartbeat: Heartbeat,
 }
 
 impl Registry {
@@ -198,7 +215,18 @@ impl Registry {
         let (messages, inbox) = mpsc::unbounded_channel();
         let (look, looks) = mpsc::unbounded_channel();
         let worker = Worker::new(settings, keeper, clock, journal, metrics, notices, look);
-        (Self { messages }, looks, worker.run(inbox))
+        let heartbeat = worker.heartbeat.clone();
+        let registry = Self {
+            messages,
+            heartbeat,
+        };
+        (registry, looks, worker.run(inbox))
+    }
+
+    /// Shows whether the worker turns.
+    #[must_use]
+    pub const fn heartbeat(&self) -> &Heartbeat {
+        &self.heartbeat
     }
 
     /// A Mount of a volume begins. `seen` says whether its target path was seen just now.
@@ -241,6 +269,22 @@ impl Registry {
     /// seen, its volumes end `grace` (plus a margin) from now.
     pub fn pod_gone(&self, uid: String, grace: Duration) {
         self.tell(Message::PodGone { uid, grace });
+    }
+
+    /// A reply came after its Mount had been given up: its lease is revoked.
+    pub fn late(&self, volume: VolumeId, session: String, grant: Grant) {
+        let grant = Arc::new(grant.without_body());
+        self.tell(Message::Late {
+            volume,
+            session,
+            grant,
+        });
+    }
+
+    /// Every pod of this node that the API server knows, by the names that kubelet's directories have. Told every half
+    /// minute, and only while the watch works.
+    pub fn pods_there(&self, uids: HashSet<String>) {
+        self.tell(Message::PodsThere { uids });
     }
 
     /// Writes everything down and ends the worker. Revokes nothing: a shutdown is no unmount.

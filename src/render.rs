@@ -1,19 +1,29 @@
 //! From replies to files: which bytes, which mode, which version. Pure.
 //!
+//! A reply's files are measured before they are made, so that what is too large is never made, and memory for
+//! the rest can be reserved.
+//!
 //! Bytes follow hashicorp/vault-csi-provider 1.7 (`internal/provider/provider.go`).
 
 mod gojson;
+mod measure;
 mod raw;
+mod scan;
+mod whole;
+
+use std::borrow::Cow;
+use std::mem;
 
 use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, URL_SAFE};
 use serde_json::Value;
-use serde_json::value::RawValue;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
-use self::gojson::{Fields, Unreadable};
+use self::gojson::Unreadable;
+use self::measure::Part;
+pub use self::measure::{Measured, Total, measure};
 use crate::grant::Grant;
 use crate::redacted::SecretBytes;
 use crate::spec::{Encoding, Object, Request, Selector};
@@ -71,15 +81,15 @@ pub enum RenderError {
     },
     /// All files together are more than the driver takes.
     #[error(
-        "the files are {size} bytes together and the driver takes {LARGEST_ANSWER}; the largest is object {object:?} with {largest} bytes: split the class, or ask for single keys"
+        "the files together are larger than the {LARGEST_ANSWER} bytes that the driver takes: object {last:?} goes over it; the largest is object {object:?} with {largest} bytes: split the class, or ask for single keys"
     )]
     TooLarge {
-        /// The largest object.
+        /// The object at which they went over the limit. Those behind it were not made.
+        last: String,
+        /// The largest object so far.
         object: String,
         /// Its size, in bytes.
         largest: usize,
-        /// The size of all, in bytes.
-        size: usize,
     },
     /// A request has no reply, or one that is no JSON: our own mistake, for both were checked.
     #[error("object {object:?}: its reply is missing")]
@@ -97,65 +107,84 @@ pub fn files<'a>(
     objects: &[Object],
     reply: impl Fn(&Request) -> Option<&'a Grant>,
 ) -> Result<Vec<File>, RenderError> {
+    let mut total = Total::default();
     let mut files = Vec::with_capacity(objects.len());
     for object in objects {
-        let missing = || RenderError::NoReply {
-            object: object.name.clone(),
+        let grant = reply(&object.request).ok_or_else(|| missing(object))?;
+        let measured = measure(&[object], grant, &mut total)?;
+        files.extend(made(&[object], grant, &measured)?);
+    }
+    Ok(files)
+}
+
+/// Makes the files of one reply, as they were measured, in the objects' order.
+///
+/// # Errors
+/// A value is not in the encoding that its object names.
+pub fn made(
+    objects: &[&Object],
+    grant: &Grant,
+    measured: &Measured,
+) -> Result<Vec<File>, RenderError> {
+    // Hundreds of objects may be cut out of one large body.
+    let text = std::str::from_utf8(grant.body.expose());
+    let parts = objects.iter().zip(&measured.parts);
+    let files = parts.map(|(object, part)| {
+        let contents = match (grant.raw, text) {
+            (true, _) => grant.body.clone(),
+            (false, Ok(text)) => contents(object, text, part)?,
+            (false, Err(_)) => return Err(missing(object)),
         };
-        let grant = reply(&object.request).ok_or_else(missing)?;
-        let contents = if grant.raw {
-            raw::contents(object, &grant.body)?
-        } else {
-            let reply: &RawValue =
-                serde_json::from_slice(grant.body.expose()).map_err(|_| missing())?;
-            contents(object, reply).map_err(|error| error.unwrap_or_else(missing))?
-        };
-        files.push(File {
+        Ok(File {
             path: object.name.clone(),
             mode: object.mode,
             contents,
-        });
-    }
-    let measure = |file: &File| file.path.len() * 2 + file.contents.expose().len() + PER_FILE;
-    let size: usize = files.iter().map(measure).sum();
-    match files.iter().max_by_key(|file| file.contents.expose().len()) {
-        Some(file) if size > LARGEST_ANSWER => Err(RenderError::TooLarge {
-            object: file.path.clone(),
-            largest: file.contents.expose().len(),
-            size,
-        }),
-        _ => Ok(files),
+        })
+    });
+    files.collect()
+}
+
+/// Both were checked when the reply was read.
+fn missing(object: &Object) -> RenderError {
+    RenderError::NoReply {
+        object: object.name.clone(),
     }
 }
 
-/// The content of an object's file. `Err(None)`: the reply cannot be read.
-fn contents(object: &Object, reply: &RawValue) -> Result<SecretBytes, Option<RenderError>> {
-    let reply = gojson::fields(reply).map_err(|Unreadable| None)?;
-    let Selector::Key(key) = &object.selector else {
-        let whole = whole(&reply).map_err(|Unreadable| None)?;
-        return Ok(SecretBytes::from(whole.into_bytes()));
+fn contents(object: &Object, body: &str, part: &Part) -> Result<SecretBytes, RenderError> {
+    let unreadable = |Unreadable| missing(object);
+    let value = body
+        .get(part.value.clone())
+        .ok_or_else(|| missing(object))?;
+    let mut written = Zeroizing::new(String::new());
+    if object.selector == Selector::Response {
+        // Of its size at once: a buffer that grows leaves copies behind, unwiped.
+        written.reserve_exact(part.size);
+        whole::write(value, &mut written).map_err(unreadable)?;
+        return Ok(SecretBytes::from(mem::take(&mut *written).into_bytes()));
+    }
+    let text = if value.starts_with('"') {
+        gojson::unescaped(value).map_err(unreadable)?
+    } else {
+        written.reserve_exact(gojson::measure(value).map_err(unreadable)?.size);
+        gojson::write(value, &mut written).map_err(unreadable)?;
+        Cow::Borrowed(written.as_str())
     };
-    let data = unwrapped(&reply).map_err(|Unreadable| None)?;
-    let value = data.get(key.as_str()).ok_or_else(|| {
-        Some(RenderError::KeyAbsent {
-            object: object.name.clone(),
-            path: object.request.path.clone(),
-            key: key.clone(),
-        })
-    })?;
-    let text = Zeroizing::new(gojson::plain(value).map_err(|Unreadable| None)?);
     let (decoded, encoding) = match object.encoding {
-        Encoding::Utf8 => (Some(text.as_bytes().to_vec()), "utf-8"),
+        Encoding::Utf8 => return Ok(SecretBytes::from(text.into_owned().into_bytes())),
         Encoding::Base64 => (base64(&text), "base64"),
         Encoding::Hex => (hex::decode(text.as_bytes()).ok(), "hex"),
     };
-    decoded.map(SecretBytes::from).ok_or_else(|| {
-        Some(RenderError::BadEncoding {
+    if let Cow::Owned(mut text) = text {
+        text.zeroize();
+    }
+    decoded
+        .map(SecretBytes::from)
+        .ok_or_else(|| RenderError::BadEncoding {
             object: object.name.clone(),
             path: object.request.path.clone(),
             encoding,
         })
-    })
 }
 
 /// As Go's `base64.StdEncoding`: with padding, line breaks passed over, and the last sign's unused bits not
@@ -166,51 +195,11 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 fn base64(text: &str) -> Option<Vec<u8>> {
+    if !text.contains(['\r', '\n']) {
+        return BASE64.decode(text.as_bytes()).ok();
+    }
     let line = Zeroizing::new(text.replace(['\r', '\n'], ""));
     BASE64.decode(line.as_bytes()).ok()
-}
-
-/// The reply's data; the `data` within it where that is a map (KV 2, and whatever else looks like it).
-fn unwrapped<'a>(reply: &Fields<'a>) -> Result<Fields<'a>, Unreadable> {
-    let map = |fields: &Fields<'a>| {
-        let data = fields
-            .get("data")
-            .filter(|data| data.get().starts_with('{'));
-        data.map(|data| gojson::fields(data)).transpose()
-    };
-    let data = map(reply)?.unwrap_or_default();
-    Ok(map(&data)?.unwrap_or(data))
-}
-
-/// The whole response, as Go writes the API client's `Secret` (vault/api `secret.go`): its fields in its
-/// order, and no others.
-fn whole(reply: &Fields<'_>) -> Result<String, Unreadable> {
-    const ALWAYS: [(&str, &str); 6] = [
-        ("request_id", "\"\""),
-        ("lease_id", "\"\""),
-        ("lease_duration", "0"),
-        ("renewable", "false"),
-        ("data", "null"),
-        ("warnings", "null"),
-    ];
-    let mut text = String::from("{");
-    for (index, (name, absent)) in ALWAYS.into_iter().enumerate() {
-        if index > 0 {
-            text.push(',');
-        }
-        text.push_str(&format!("\"{name}\":"));
-        match reply.get(name) {
-            Some(value) if value.get() != "null" => gojson::write(value, &mut text)?,
-            _ => text.push_str(absent),
-        }
-    }
-    let mount_type = reply.get("mount_type");
-    if let Some(mount_type) = mount_type.filter(|value| !matches!(value.get(), "null" | "\"\"")) {
-        text.push_str(",\"mount_type\":");
-        gojson::write(mount_type, &mut text)?;
-    }
-    text.push('}');
-    Ok(text)
 }
 
 /// The version of an object: HMAC-SHA256 over its configuration and its content. The configuration is part
@@ -288,17 +277,18 @@ mod tests {
         }
     }
 
-    fn rendered(object: &Object, body: &str) -> Result<Vec<u8>, RenderError> {
-        let grant = Grant {
+    fn grant(object: &Object, body: &str) -> Grant {
+        Grant {
             request: object.request.clone(),
             body: SecretBytes::from(body.as_bytes().to_vec()),
             raw: false,
             keep: Keep::Static,
-            term: Term {
-                sent: Moment::from_boot(Duration::ZERO),
-                granted: Duration::ZERO,
-            },
-        };
+            term: Term::endless(Moment::from_boot(Duration::ZERO)),
+        }
+    }
+
+    fn rendered(object: &Object, body: &str) -> Result<Vec<u8>, RenderError> {
+        let grant = grant(object, body);
         let files = files(std::slice::from_ref(object), |_| Some(&grant))?;
         Ok(files[0].contents.expose().to_vec())
     }
@@ -401,6 +391,49 @@ mod tests {
         let body = json!({"data": {"k": "x".repeat(LARGEST_ANSWER)}}).to_string();
         let error = rendered(&object(Some("k"), Encoding::Utf8), &body).unwrap_err();
         assert!(matches!(&error, RenderError::TooLarge { object, .. } if object == "file"));
+    }
+
+    #[test]
+    fn it_stops_at_the_object_that_goes_over() {
+        let (small, large) = ("x".repeat(10), "y".repeat(LARGEST_ANSWER / 3));
+        let body = json!({ "data": { "s": small, "l": large } }).to_string();
+        let grant = grant(&object(None, Encoding::Utf8), &body);
+        let objects: Vec<Object> = (0..500)
+            .map(|at| Object {
+                name: format!("file-{at}"),
+                ..object(Some(if at == 0 { "s" } else { "l" }), Encoding::Utf8)
+            })
+            .collect();
+        let named: Vec<&Object> = objects.iter().collect();
+        let error = measure(&named, &grant, &mut Total::default())
+            .err()
+            .unwrap();
+        let told = RenderError::TooLarge {
+            last: "file-3".to_owned(),
+            object: "file-1".to_owned(),
+            largest: LARGEST_ANSWER / 3,
+        };
+        assert_eq!(error, told);
+    }
+
+    #[test]
+    fn files_are_of_the_size_that_was_measured() {
+        let body = r#" {"data":{"t":"a\nb\u003c","b":"aGVs\r\nbG8=","c":"aGVsbG8h","h":"68656C6c6f","m":{"b":"<","a":[1, 2]},"n":7},"warnings":["w"]} "#;
+        for (key, encoding) in [
+            (None, Encoding::Utf8),
+            (Some("t"), Encoding::Utf8),
+            (Some("m"), Encoding::Utf8),
+            (Some("n"), Encoding::Utf8),
+            (Some("b"), Encoding::Base64),
+            (Some("c"), Encoding::Base64),
+            (Some("h"), Encoding::Hex),
+        ] {
+            let object = object(key, encoding);
+            let grant = grant(&object, body);
+            let measured = measure(&[&object], &grant, &mut Total::default()).unwrap();
+            let files = made(&[&object], &grant, &measured).unwrap();
+            assert_eq!(files[0].contents.expose().len(), measured.size, "{key:?}");
+        }
     }
 
     #[test]

@@ -5,13 +5,14 @@
 
 mod api;
 mod bare;
-mod breaker;
 mod classify;
 mod connect;
+mod connections;
+mod dispatcher;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-mod gates;
+mod health;
 mod lifetime;
 mod look_up;
 mod pools;
@@ -19,7 +20,7 @@ mod raw;
 mod read;
 mod redirect;
 mod request;
-mod room;
+mod tenant;
 mod tls;
 mod transport;
 
@@ -29,18 +30,21 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use tracing::warn;
 
-use self::breaker::{Breakers, Sign};
-use self::gates::Gates;
+use self::dispatcher::{Class, Dispatcher, Limits, Permit, Waiter};
+use self::health::{HealthSignal, Scope};
 use self::pools::Pools;
-use self::room::Rooms;
 
 pub use self::error::{VaultError, VaultErrorKind};
+pub use self::read::Read;
 pub use self::redirect::Redirects;
-pub use self::room::Room;
 pub use self::transport::Cache;
 use self::transport::Transport;
+use crate::blocking::BlockingPool;
 use crate::clock::{Clock, Moment};
-use crate::grant::{Grant, KeepError, LeaseKeeper, Renewal, Revoked, Session, Term};
+use crate::grant::{
+    Admitted, KeepError, LeaseKeeper, PlannedCall, Purpose, Renewal, Revoked, Session, Term,
+};
+use crate::memory::MountMemory;
 use crate::metrics::Metrics;
 use crate::proxy::Proxies;
 use crate::redacted::Secret;
@@ -61,6 +65,10 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// Logins and reads under way at once, for each address.
     pub mounts_in_flight: usize,
+    /// Renewals, revocations and look-ups under way at once, for each address.
+    pub keeping_in_flight: usize,
+    /// Renewals, revocations and look-ups started in a second, for each address.
+    pub keeping_rate: u32,
     /// For a health check of a server whose answer leaves its health open.
     pub health_timeout: Duration,
     /// What stands before addresses.
@@ -69,8 +77,12 @@ pub struct Settings {
     pub redirects: Redirects,
     /// How old a connection may grow before another is made in its place.
     pub max_connection_age: Duration,
+    /// Connections at once, to all servers together; half of them for one tenant.
+    pub max_connections: usize,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
+    /// Where large replies are parsed.
+    pub processor: BlockingPool,
 }
 
 impl Default for Settings {
@@ -81,11 +93,15 @@ impl Default for Settings {
             login_timeout: Duration::from_secs(60),
             read_timeout: Duration::from_secs(180),
             mounts_in_flight: 64,
+            keeping_in_flight: 16,
+            keeping_rate: 50,
             health_timeout: Duration::from_secs(3),
             proxies: Proxies::default(),
             redirects: Redirects::default(),
             max_connection_age: Duration::from_secs(120),
+            max_connections: 1024,
             refresh: Duration::from_secs(3600),
+            processor: BlockingPool::for_processor(),
         }
     }
 }
@@ -110,11 +126,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     transport: Transport,
-    breakers: Breakers,
-    /// The places for Mounts' calls.
-    gates: Gates,
-    /// The memory for what they read.
-    rooms: Arc<Rooms>,
+    dispatcher: Dispatcher,
 }
 
 impl Vault {
@@ -122,7 +134,16 @@ impl Vault {
     #[must_use]
     pub fn new(settings: Settings, clock: Arc<dyn Clock>, metrics: Metrics) -> Self {
         Self(Arc::new(Inner {
-            breakers: Breakers::new(settings.request_timeout, metrics.clone()),
+            dispatcher: Dispatcher::new(
+                Limits {
+                    mounts: settings.mounts_in_flight,
+                    keeping: settings.keeping_in_flight,
+                    per_second: settings.keeping_rate,
+                },
+                settings.request_timeout,
+                Arc::clone(&clock),
+                metrics.clone(),
+            ),
             transport: Transport::new(
                 settings.request_timeout,
                 settings.redirects.clone(),
@@ -130,10 +151,9 @@ impl Vault {
                     settings.connect_timeout,
                     settings.max_connection_age,
                     settings.proxies.clone(),
+                    settings.max_connections,
                 ),
             ),
-            gates: Gates::new(settings.mounts_in_flight),
-            rooms: Rooms::new(),
             settings,
             clock,
             metrics,
@@ -153,15 +173,17 @@ impl Vault {
         cache: Cache,
     ) -> Result<Session, VaultError> {
         let path = format!("auth/{}", login.mount);
-        let gates = &self.0.gates;
-        let _place = gates
-            .enter(&endpoint.address, tenant(service_account), &path)
-            .await;
-        self.admitted(endpoint, &api::login_name(login))?;
+        let scope = Scope::new(
+            tenant(service_account),
+            endpoint.namespace.as_deref(),
+            &path,
+        );
+        let _permit = self.permit(endpoint, &scope).await;
+        self.admitted(endpoint, &scope, &api::login_name(login))?;
         let sent = self.0.clock.now();
         let timeout = self.0.settings.login_timeout;
         let call = api::login(&self.0.transport, endpoint, login, jwt, timeout, cache);
-        let given = self.timed(endpoint, "login", call).await?;
+        let given = self.timed(endpoint, &scope, "login", call).await?;
         if !given.policies.iter().any(|policy| policy == "default") {
             warn!(
                 role = login.role,
@@ -188,18 +210,8 @@ impl Vault {
             policies: given.policies,
             renewable: given.renewable,
             counted: given.uses > 0,
-            term: Term {
-                sent: sent.minus(given.age),
-                granted: given.granted,
-            },
+            term: Term::aged(sent, given.age, given.granted),
         })
-    }
-
-    /// The room for what one Mount reads, of a pod in this namespace. It is the Mount's to keep until its
-    /// answer is on the wire.
-    #[must_use]
-    pub fn room(&self, namespace: &str) -> Arc<Room> {
-        self.0.rooms.of(namespace)
     }
 
     /// Reads once, under a session.
@@ -210,30 +222,29 @@ impl Vault {
         &self,
         session: &Session,
         request: &Request,
-        room: &Room,
+        memory: &MountMemory,
         cache: Cache,
-    ) -> Result<Grant, VaultError> {
+    ) -> Result<Read, VaultError> {
         let endpoint = &session.endpoint;
-        let tenant = tenant(&session.service_account);
-        let gates = &self.0.gates;
-        let mut place = gates.enter(&endpoint.address, tenant, &request.path).await;
-        self.admitted(endpoint, &read::name(request))?;
+        let scope = scope(session, &request.path);
+        let mut permit = self.permit(endpoint, &scope).await;
+        self.admitted(endpoint, &scope, &read::name(request))?;
         let call = read::read(
             &self.0.transport,
             session,
             request,
-            room,
+            memory,
             self.0.clock.now(),
             &self.0.settings,
             cache,
         );
-        let call = self.timed(endpoint, "read", call);
+        let call = self.timed(endpoint, &scope, "read", call);
         let mut call = std::pin::pin!(call);
         let usual = self.0.settings.request_timeout;
         match tokio::time::timeout(usual, &mut call).await {
             Ok(read) => read,
             Err(_) => {
-                place.leave_address();
+                permit.leave_address();
                 call.await
             }
         }
@@ -242,18 +253,15 @@ impl Vault {
     /// Whether the server knows a session's token, after it has refused what the session asked for.
     pub async fn token_state(&self, session: &Session) -> TokenState {
         let endpoint = &session.endpoint;
-        let path = "auth/token";
-        let tenant = tenant(&session.service_account);
-        let _place = self.0.gates.enter(&endpoint.address, tenant, path).await;
-        if self
-            .admitted(endpoint, "GET auth/token/lookup-self")
-            .is_err()
-        {
+        let scope = scope(session, TOKENS);
+        let _permit = self.permit(endpoint, &scope).await;
+        let name = "GET auth/token/lookup-self";
+        if self.admitted(endpoint, &scope, name).is_err() {
             return TokenState::Unknown;
         }
         let patience = self.0.settings.request_timeout;
         let call = look_up::token(&self.0.transport, endpoint, &session.token, patience);
-        match self.timed(endpoint, "lookup_token", call).await {
+        match self.timed(endpoint, &scope, "lookup_token", call).await {
             Ok(()) => TokenState::Alive,
             Err(error) if error.is_dead_token() => TokenState::Dead,
             // A dead token has no policies that could be missing.
@@ -262,17 +270,25 @@ impl Vault {
         }
     }
 
-    /// Leave to ask a server, which may be away. A Mount that is refused costs neither time nor a place.
-    fn admitted(&self, endpoint: &Endpoint, call: &str) -> Result<(), VaultError> {
+    /// A Mount's turn at an address.
+    async fn permit(&self, endpoint: &Endpoint, scope: &Scope) -> Permit {
         let now = self.0.clock.now();
-        let admitted = self.0.breakers.admit(&endpoint.address, None, now);
-        admitted.map_err(|(until, since)| {
-            VaultError::away(
-                api::asked(call, endpoint),
-                now.since(since),
-                until.since(now),
-            )
-        })
+        let waiter = Waiter {
+            scope: scope.clone(),
+            class: Class::Mount,
+            // First come, first served.
+            end: now,
+            urgent_from: Moment::NEVER,
+        };
+        let dispatcher = &self.0.dispatcher;
+        dispatcher.permit(&endpoint.address, waiter).await
+    }
+
+    /// Leave to ask a server, which may be away. A Mount that is refused costs no time.
+    fn admitted(&self, endpoint: &Endpoint, scope: &Scope, call: &str) -> Result<(), VaultError> {
+        let admitted = self.0.dispatcher.admit(&endpoint.address, scope);
+        admitted
+            .map_err(|open| VaultError::away(api::asked(call, endpoint), open, self.0.clock.now()))
     }
 
     /// How long a renewal's or revocation's answer is waited for: never longer than any other call's.
@@ -280,47 +296,26 @@ impl Vault {
         asked.min(self.0.settings.request_timeout)
     }
 
-    /// Tells the breaker what a call has shown.
-    async fn observe(&self, endpoint: &Endpoint, sign: Sign) {
-        let address = &endpoint.address;
-        let sign = if sign == Sign::Unclear {
-            self.cleared_up(endpoint).await
-        } else {
-            sign
-        };
-        let now = self.0.clock.now();
-        self.0.breakers.note(address, sign, now, rand::random());
-    }
-
-    async fn cleared_up(&self, endpoint: &Endpoint) -> Sign {
-        let now = self.0.clock.now();
-        let known = self.0.breakers.checked(&endpoint.address, now);
-        let well = match known {
-            Some(well) => well,
-            None => {
-                let check = api::healthy(&self.0.transport, endpoint);
-                let check = tokio::time::timeout(self.0.settings.health_timeout, check).await;
-                let well = check.unwrap_or(false);
-                let now = self.0.clock.now();
-                self.0.breakers.remember(&endpoint.address, well, now);
-                well
-            }
-        };
-        if well {
-            Sign::Well
-        } else {
-            Sign::Unwell { retry_after: None }
+    /// Tells the dispatcher what a call has shown, and asks the server about its health where that leaves it open.
+    async fn observe(&self, endpoint: &Endpoint, scope: &Scope, signal: HealthSignal) {
+        let (dispatcher, address) = (&self.0.dispatcher, &endpoint.address);
+        if !dispatcher.note(address, scope, signal) || dispatcher.last_check(address).is_some() {
+            return;
         }
+        let check = api::healthy(&self.0.transport, endpoint);
+        let check = tokio::time::timeout(self.0.settings.health_timeout, check).await;
+        dispatcher.checked(address, check.unwrap_or(false));
     }
 
     async fn timed<T>(
         &self,
         endpoint: &Endpoint,
+        scope: &Scope,
         operation: &'static str,
         call: impl Future<Output = Result<T, VaultError>>,
     ) -> Result<T, VaultError> {
         let started = Instant::now();
-        let result = call.await;
+        let result = tenant::on_behalf_of(&scope.tenant, call).await;
         let status = match &result {
             Ok(_) => "ok".to_owned(),
             Err(error) => error
@@ -330,10 +325,20 @@ impl Vault {
         self.0
             .metrics
             .vault_call(operation, &status, started.elapsed());
-        let sign = result.as_ref().err().map_or(Sign::Well, classify::sign);
-        self.observe(endpoint, sign).await;
+        let error = result.as_ref().err();
+        let signal = error.map_or(HealthSignal::Healthy, classify::signal);
+        self.observe(endpoint, scope, signal).await;
         result
     }
+}
+
+/// The path of the calls for a session's own token.
+const TOKENS: &str = "auth/token";
+
+/// The scope of a call under a session.
+fn scope(session: &Session, path: &str) -> Scope {
+    let tenant = tenant(&session.service_account);
+    Scope::new(tenant, session.endpoint.namespace.as_deref(), path)
 }
 
 /// Whose calls share a place: the namespace of `namespace/name`.
@@ -345,10 +350,23 @@ fn tenant(service_account: &str) -> &str {
 }
 
 impl LeaseKeeper for Vault {
-    fn admit(&self, address: &str, end: Moment) -> Result<(), Moment> {
-        let now = self.0.clock.now();
-        let admitted = self.0.breakers.admit(address, Some(end), now);
-        admitted.map_err(|(until, _)| until)
+    fn admit(&self, call: PlannedCall) -> BoxFuture<'static, Admitted> {
+        let vault = self.clone();
+        Box::pin(async move {
+            let path = call.lease_id.as_deref().unwrap_or(TOKENS);
+            let waiter = Waiter {
+                scope: scope(&call.session, path),
+                class: match call.purpose {
+                    Purpose::Renewal => Class::Renewal,
+                    Purpose::Revocation => Class::Revocation,
+                    Purpose::LookUp => Class::LookUp,
+                },
+                end: call.end,
+                urgent_from: call.urgent_from,
+            };
+            let address = &call.session.endpoint.address;
+            Admitted::holding(vault.0.dispatcher.permit(address, waiter).await)
+        })
     }
 
     fn renew_session(
@@ -361,7 +379,8 @@ impl LeaseKeeper for Vault {
             let (sent, patience) = (vault.0.clock.now(), vault.patience(patience));
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::renew_self(&vault.0.transport, endpoint, token, sent, patience);
-            let renewed = vault.timed(&session.endpoint, "renew_token", call).await;
+            let scope = scope(&session, TOKENS);
+            let renewed = vault.timed(endpoint, &scope, "renew_token", call).await;
             renewed.map_err(|error| classify::renewal(&error))
         })
     }
@@ -378,7 +397,8 @@ impl LeaseKeeper for Vault {
             let transport = &vault.0.transport;
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::renew_lease(transport, endpoint, token, &lease_id, sent, patience);
-            let renewed = vault.timed(endpoint, "renew_lease", call).await;
+            let scope = scope(&session, &lease_id);
+            let renewed = vault.timed(endpoint, &scope, "renew_lease", call).await;
             renewed.map_err(|error| classify::renewal(&error))
         })
     }
@@ -393,7 +413,8 @@ impl LeaseKeeper for Vault {
             let patience = vault.patience(patience);
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = look_up::token(&vault.0.transport, endpoint, token, patience);
-            let found = vault.timed(endpoint, "lookup_token", call).await;
+            let scope = scope(&session, TOKENS);
+            let found = vault.timed(endpoint, &scope, "lookup_token", call).await;
             found.map_err(|error| classify::look_up(&error))
         })
     }
@@ -409,7 +430,8 @@ impl LeaseKeeper for Vault {
             let (endpoint, token) = (&session.endpoint, &session.token);
             let (transport, patience) = (&vault.0.transport, vault.patience(patience));
             let call = look_up::lease(transport, endpoint, token, &lease_id, patience);
-            let found = vault.timed(endpoint, "lookup_lease", call).await;
+            let scope = scope(&session, &lease_id);
+            let found = vault.timed(endpoint, &scope, "lookup_lease", call).await;
             found.map_err(|error| classify::look_up(&error))
         })
     }
@@ -424,7 +446,8 @@ impl LeaseKeeper for Vault {
             let patience = vault.patience(patience);
             let (endpoint, token) = (&session.endpoint, &session.token);
             let call = api::revoke_self(&vault.0.transport, endpoint, token, patience);
-            match vault.timed(&session.endpoint, "revoke_token", call).await {
+            let scope = scope(&session, TOKENS);
+            match vault.timed(endpoint, &scope, "revoke_token", call).await {
                 Ok(()) => Ok(Revoked::Accepted),
                 Err(error) => classify::revocation(&error),
             }
@@ -442,7 +465,8 @@ impl LeaseKeeper for Vault {
             let (endpoint, token) = (&session.endpoint, &session.token);
             let (transport, patience) = (&vault.0.transport, vault.patience(patience));
             let call = api::revoke_lease(transport, endpoint, token, &lease_id, patience);
-            match vault.timed(endpoint, "revoke_lease", call).await {
+            let scope = scope(&session, &lease_id);
+            match vault.timed(endpoint, &scope, "revoke_lease", call).await {
                 Ok(()) => Ok(Revoked::Accepted),
                 Err(error) => classify::revocation(&error),
             }

@@ -17,9 +17,14 @@ const PLAN: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("metrics", &[]),
     ("telemetry", &[]),
+    // Both are told of by the metrics, and used by whatever runs in the background.
+    ("liveness", &["metrics"]),
+    ("supervisor", &["metrics"]),
     ("spec", &[]),
     ("proxy", &[]),
     ("pattern", &[]),
+    ("memory", &[]),
+    ("blocking", &[]),
     // One rule for `policy` (what a class may name) and `vault` (where a redirect may lead).
     ("addresses", &["pattern"]),
     ("grant", &["clock", "redacted", "spec"]),
@@ -29,8 +34,10 @@ const PLAN: &[(&str, &[&str])] = &[
         "vault",
         &[
             "addresses",
+            "blocking",
             "clock",
             "grant",
+            "memory",
             "metrics",
             "proxy",
             "redacted",
@@ -44,11 +51,11 @@ const PLAN: &[(&str, &[&str])] = &[
     ("policy", &["addresses", "pattern", "spec"]),
     ("service_account", &["redacted", "spec"]),
     ("version_key", &["metrics", "redacted"]),
-    ("paths", &["metrics", "registry", "spec"]),
+    ("paths", &["liveness", "metrics", "registry", "spec"]),
     ("pods", &["metrics", "registry"]),
     ("events", &["metrics", "registry", "spec"]),
     ("missing", &["metrics"]),
-    ("admin", &["metrics"]),
+    ("admin", &["liveness", "metrics", "supervisor"]),
     // Built for tests and by `cargo fuzz` alone.
     (
         "fuzzing",
@@ -57,9 +64,13 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "mount",
         &[
+            "clock",
+            "blocking",
             "grant",
+            "memory",
             "params",
             "paths",
+            "redacted",
             "registry",
             "render",
             "service_account",
@@ -71,7 +82,7 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "provider",
         &[
-            "metrics", "mount", "params", "policy", "render", "spec", "vault",
+            "memory", "metrics", "mount", "params", "policy", "render", "spec", "vault",
         ],
     ),
     ("check", &["params", "spec"]),
@@ -91,9 +102,12 @@ const PLAN: &[(&str, &[&str])] = &[
         "app",
         &[
             "admin",
+            "blocking",
             "clock",
             "config",
             "events",
+            "liveness",
+            "memory",
             "metrics",
             "missing",
             "mount",
@@ -103,6 +117,7 @@ const PLAN: &[(&str, &[&str])] = &[
             "registry",
             "service_account",
             "spec",
+            "supervisor",
             "vault",
             "version_key",
         ],

@@ -17,7 +17,7 @@ use std::time::Duration;
 use dev_vault::{Action, Fault};
 use serde_json::{Value, json};
 use support::driver::{Volume, request};
-use support::world::{KV, Setup, World, class};
+use support::world::{DATABASE, KV, Setup, World, class};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -152,6 +152,131 @@ async fn an_address_that_never_answers_holds_up_its_own_callers_alone() {
     others_mount(&world, &mut hanging).await;
 }
 
+/// What one backend, or one namespace's quota, may answer.
+fn failures() -> [(&'static str, Action); 5] {
+    let answer = |code, body: &str, headers: &[(&str, &str)]| Action::Status {
+        code,
+        body: body.to_owned(),
+        headers: headers
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+    };
+    // Recorded from OpenBao 2.6.2.
+    let quota =
+        r#"{"errors":["request path \"database/creds/greedy\": rate limit quota exceeded"]}"#;
+    let locked = r#"{"errors":["API access to this namespace has been locked by an administrator - \"t1/\" must be unlocked to gain access."]}"#;
+    let page = "<html><head><title>504 Gateway Time-out</title></head></html>";
+    [
+        ("a quota", answer(429, quota, &[])),
+        (
+            "a quota and a pause",
+            answer(429, quota, &[("Retry-After", "60")]),
+        ),
+        ("a proxy's page", answer(504, page, &[])),
+        ("a bad gateway", answer(502, page, &[])),
+        ("a locked namespace", answer(503, locked, &[])),
+    ]
+}
+
+#[tokio::test]
+async fn what_one_tenant_meets_at_a_backend_stops_nobody_else() {
+    let runs = failures().map(|(what, failure)| stops_nobody_else(what, failure));
+    futures::future::join_all(runs).await;
+}
+
+async fn stops_nobody_else(what: &str, failure: Action) {
+    let world = World::with(Setup {
+        database: json!({ "default_ttl": "12s" }),
+        ..Setup::default()
+    })
+    .await;
+    open_to_all(&world).await;
+    let kept = volume(&world, "shop", "kept");
+    world.mount(&kept, &class(DATABASE)).await;
+    let credential = (kept.text("username"), kept.text("password"));
+    let fault = Fault::at("database/creds/greedy", failure);
+    world.vault.faults().push(fault);
+    let greedy = class(&reads("database/creds/greedy", 1));
+    for round in 0..3 {
+        let mut under_way = UnderWay::new();
+        for pod in 0..5 {
+            let volume = volume(&world, "greedy", &format!("greedy-{round}-{pod}"));
+            begin(&world, &mut under_way, &volume, &greedy);
+        }
+        while let Some(mounted) = under_way.join_next().await {
+            assert!(mounted.unwrap().is_err(), "{what}");
+        }
+        // The same server, the same backend, another namespace; and what the namespace has elsewhere.
+        let mut others = UnderWay::new();
+        let other = volume(&world, "shop", &format!("other-{round}"));
+        begin(&world, &mut others, &other, &class(DATABASE));
+        let elsewhere = volume(&world, "greedy", &format!("elsewhere-{round}"));
+        begin(&world, &mut others, &elsewhere, &class(KV));
+        while let Some(mounted) = others.join_next().await {
+            assert!(mounted.unwrap().is_ok(), "{what}: {}", world.log());
+        }
+    }
+    // Two terms pass: it was renewed.
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    let (user, password) = &credential;
+    assert!(
+        world.vault.verify_user(user, password),
+        "{what}: {}",
+        world.log()
+    );
+    let metrics = world.daemon.as_ref().unwrap().get("/metrics").await;
+    assert!(
+        !metrics.unwrap().contains("leasehold_breaker_open{"),
+        "{what}"
+    );
+}
+
+#[tokio::test]
+async fn renewals_that_hang_delay_no_others() {
+    let world = World::with(Setup {
+        database: json!({ "default_ttl": "20s" }),
+        ..Setup::default()
+    })
+    .await;
+    open_to_all(&world).await;
+    let kept = volume(&world, "shop", "kept");
+    world.mount(&kept, &class(KV)).await;
+    let mut hanging = Vec::new();
+    for pod in 0..30 {
+        let volume = volume(
+            &world,
+            &format!("tenant-{}", pod % 3),
+            &format!("hanging-{pod}"),
+        );
+        let mut under_way = UnderWay::new();
+        begin(&world, &mut under_way, &volume, &class(DATABASE));
+        let mounted = under_way.join_next().await;
+        assert!(mounted.is_some_and(|mounted| mounted.unwrap().is_ok()));
+        hanging.push(volume);
+    }
+    world
+        .vault
+        .faults()
+        .push(Fault::at("sys/leases/renew", Action::Hang));
+    // All of them are due, and hang.
+    world
+        .until("renewals hang", || world.log().contains("no reply within"))
+        .await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    // A release, a login and its reads go on.
+    let before = world.vault.live_tokens().len();
+    kept.unmount();
+    world
+        .until("it is revoked", || world.vault.live_tokens().len() < before)
+        .await;
+    let mut others = UnderWay::new();
+    let other = volume(&world, "shop", "other");
+    begin(&world, &mut others, &other, &class(KV));
+    let mounted = others.join_next().await;
+    assert!(mounted.is_some_and(|mounted| mounted.unwrap().is_ok()));
+}
+
 /// The most memory that the daemon has had so far, in MiB (`proc_pid_status(5)`).
 fn peak(world: &World) -> u64 {
     let pid = world.daemon.as_ref().unwrap().pid();
@@ -189,5 +314,5 @@ async fn a_thousand_large_mounts_at_once_stay_within_the_pods_memory() {
     }
     let peak = peak(&world);
     println!("1,000 mounts of 1 MiB at once: {peak} MiB at most");
-    assert!(peak < 256, "{peak} MiB");
+    assert!(peak < 128, "{peak} MiB");
 }

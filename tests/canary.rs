@@ -188,6 +188,15 @@ async fn what_is_marked_is_found_in_files_and_journal_alone() {
     outside.look_at(&world).await;
 
     assert!(outside.text.contains("not revoked") && outside.text.contains("not renewed"));
+    // Who reads them at night wants to know whose they are.
+    for line in outside.text.lines().filter(|line| {
+        line.contains("not revoked; it is tried again") || line.contains("not renewed; it is")
+    }) {
+        assert!(
+            line.contains("\"pod\":\"") && line.contains("\"namespace\":\"shop\""),
+            "{line}"
+        );
+    }
     nowhere(&outside.text, &marks);
 }
 

@@ -92,7 +92,7 @@ fn faults_are_told_with_their_places_in_the_file() {
         "-:19:15: error: shop/app: audience: is no string: quote it",
         ": error: shop/app: roleName: is missing: set it in the class' parameters",
         "-:26:25: error: shop/app: objects[1].filePermission: \"rw\" is no number:",
-        "unknown field \"secretkey\" has no effect: did you mean \"secretKey\"?",
+        "-:27:9: warning: shop/app: objects[1]: unknown field \"secretkey\" has no effect: did you mean \"secretKey\"?",
         "-:28:21: error: shop/app: objects[2].objectName: \"../c\" begins with \"..\":",
         "1 classes, 4 errors, 2 warnings",
     ] {
@@ -114,6 +114,57 @@ fn what_is_unwise_is_a_warning_and_counts_when_asked_to() {
         assert!(told.contains(line), "{line}\nin\n{told}");
     }
     assert_eq!(run(&["check", "--deny-warnings", "-"], UNWISE).0, 1);
+}
+
+#[test]
+fn what_is_unwise_is_told_beside_what_is_wrong() {
+    let both = r#"apiVersion: secrets-store.csi.x-k8s.io/v1
+kind: SecretProviderClass
+metadata: {name: app}
+spec:
+  provider: vault
+  parameters:
+    vaultAddress: http://vault.example:8200
+    vaultSkipTLSVerify: "perhaps"
+    objects: |
+      - objectName: token-old
+        secretPath: kv/app
+        secretKey: other
+      - {objectName: token, secretPath: kv/app, secretKey: token}
+      - objectName: user
+        secretPath: database/creds/app
+        secretKey: username
+      - objectName: password
+        secretPath: database/creds/app
+        secretKey: password
+        filePermission: rw
+      - objectName: wide
+        secretPath: kv/app
+        filePermission: 1204
+      - objectName: user
+        secretPath: kv/app
+"#;
+    let (code, told, _) = run(&["check", "-"], both);
+    assert_eq!(code, 1);
+    for line in [
+        ": error: app: roleName: is missing",
+        "-:8:25: error: app: vaultSkipTLSVerify: \"perhaps\"",
+        "-:20:25: error: app: objects[3].filePermission: \"rw\"",
+        // The second of two.
+        "-:24:9: error: app: objects: objectName \"user\" is given twice",
+        "-:7:19: warning: app: vaultAddress: http://vault.example:8200 is plain http",
+        "-:13:10: warning: app: objects: \"token\" is readable by everybody",
+        "-:21:9: warning: app: objects[4]: filePermission 1204 is",
+    ] {
+        assert!(told.contains(line), "{line}\nin\n{told}");
+    }
+    // The other half of the credentials is there, with a fault.
+    assert!(!told.contains("name the other half"), "{told}");
+    // A faulty address is not advised upon: it may hold a password.
+    let secret = both.replace("http://vault", "http://user:hunter2@vault");
+    let (_, told, _) = run(&["check", "-"], &secret);
+    assert!(told.contains("error: app: vaultAddress: has a user name"));
+    assert!(!told.contains("hunter2"), "{told}");
 }
 
 #[test]

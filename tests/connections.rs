@@ -9,7 +9,7 @@
 
 mod support;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use dev_vault::{Action, Fault};
 use leasehold::clock::BootClock;
 use leasehold::metrics::Metrics;
+use leasehold::proxy::{Proxies, Said};
 use leasehold::redacted::Secret;
 use leasehold::spec::{Endpoint, Login, Tls};
 use leasehold::vault::{Cache, Settings, Vault, VaultError};
@@ -27,8 +28,9 @@ use support::ca::Ca;
 use support::driver::Driver;
 use support::front::Front;
 use support::world::{KV, Setup, World, class};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::task::JoinSet;
 use tonic::Code;
 
 /// What a server of HTTP/2 does with the first request of a connection. It is written in frames here: no
@@ -187,10 +189,10 @@ async fn login(refusals: &[Refusal]) -> (usize, VaultError) {
 }
 
 #[tokio::test]
-async fn it_goes_to_three_connections_and_no_more() {
+async fn it_goes_to_twelve_connections_and_no_more() {
     for refusal in [Refusal::RefusedStream, Refusal::GoAwayBefore] {
-        let (asked, error) = login(&[refusal; 9]).await;
-        assert_eq!(asked, 3, "{error}");
+        let (asked, error) = login(&[refusal; 20]).await;
+        assert_eq!(asked, 12, "{error}");
         assert!(error.passes_by_itself(), "{error}");
     }
 }
@@ -330,6 +332,259 @@ async fn a_request_under_way_finishes_on_a_connection_that_has_grown_old() {
     }
     assert_eq!(late.text("api-key"), "k3y");
     assert_eq!(world.logins(), 2, "one for each volume");
+}
+
+/// A server that gives a token to everybody, over HTTP/1.1, and counts its connections by the address that they came to.
+/// With `hangs`, it answers none but the first request of each.
+#[derive(Clone, Default)]
+struct Tokens {
+    connections: Arc<Mutex<BTreeMap<String, usize>>>,
+    hangs: bool,
+}
+
+impl Tokens {
+    async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+        self,
+        mut stream: S,
+        to: String,
+    ) -> io::Result<()> {
+        self.count(to);
+        let body = json!({"auth": {"client_token": "t", "accessor": "a", "policies": ["default"], "lease_duration": 3600, "renewable": true}}).to_string();
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let mut seen = Vec::new();
+        loop {
+            // A login is short: its end is the end of its JSON.
+            let mut part = [0; 4096];
+            let count = stream.read(&mut part).await?;
+            if count == 0 {
+                return Ok(());
+            }
+            seen.extend(&part[..count]);
+            if seen.ends_with(b"}") {
+                if self.hangs {
+                    std::future::pending::<()>().await;
+                }
+                seen.clear();
+                stream.write_all(answer.as_bytes()).await?;
+            }
+        }
+    }
+
+    fn count(&self, to: String) {
+        *self.connections.lock().unwrap().entry(to).or_default() += 1;
+    }
+
+    /// Serves every loopback address at one port, which it answers.
+    async fn everywhere(&self) -> u16 {
+        let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tokens = self.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let to = stream.local_addr().unwrap().ip().to_string();
+                tokio::spawn(tokens.clone().answer(stream, to));
+            }
+        });
+        port
+    }
+
+    fn at(&self, to: &str) -> usize {
+        let connections = self.connections.lock().unwrap();
+        connections.get(to).copied().unwrap_or_default()
+    }
+}
+
+fn client(settings: Settings) -> Vault {
+    Vault::new(settings, Arc::new(BootClock), Metrics::new())
+}
+
+async fn log_in(vault: &Vault, address: &str, pod: &str) -> Result<(), VaultError> {
+    let endpoint = Endpoint {
+        address: address.to_owned(),
+        namespace: None,
+        tls: Tls {
+            skip_verify: true,
+            ..Tls::default()
+        },
+    };
+    let login = Login {
+        mount: "kubernetes".to_owned(),
+        role: "app".to_owned(),
+        audience: "vault".to_owned(),
+    };
+    let jwt = Secret::from("jwt".to_owned());
+    let given = vault
+        .login(&endpoint, &login, pod, &jwt, Cache::Allowed)
+        .await;
+    given.map(|_| ())
+}
+
+#[tokio::test]
+async fn a_tenants_hundreds_of_addresses_cost_another_not_its_one_connection() {
+    let tokens = Tokens::default();
+    let port = tokens.everywhere().await;
+    let vault = client(Settings::default());
+    let own = format!("http://127.0.0.1:{port}");
+    log_in(&vault, &own, "shop/web").await.unwrap();
+    for round in 0..2 {
+        for at in 0..400 {
+            let crowd = format!("http://127.1.{}.{}:{port}", at / 200, 1 + at % 200);
+            log_in(&vault, &crowd, "crowd/web").await.unwrap();
+        }
+        log_in(&vault, &own, "shop/web").await.unwrap();
+        assert_eq!(tokens.at("127.0.0.1"), 1, "round {round}");
+    }
+    // The crowd pays itself: more addresses than pools are kept.
+    assert!(tokens.at("127.1.0.1") > 1);
+}
+
+#[tokio::test]
+async fn a_tenants_addresses_that_hang_leave_the_others_their_connections() {
+    let (tokens, hanging) = (
+        Tokens::default(),
+        Tokens {
+            hangs: true,
+            ..Tokens::default()
+        },
+    );
+    let (port, hangs) = (tokens.everywhere().await, hanging.everywhere().await);
+    let vault = client(Settings {
+        max_connections: 32,
+        connect_timeout: Duration::from_millis(200),
+        login_timeout: Duration::from_secs(60),
+        ..Settings::default()
+    });
+    let mut waiting = JoinSet::new();
+    for at in 0..64 {
+        let vault = vault.clone();
+        let crowd = format!("http://127.1.0.{}:{hangs}", 1 + at);
+        waiting.spawn(async move { log_in(&vault, &crowd, "crowd/web").await });
+    }
+    // Half of all connections is the crowd's; the rest of it is told why it has none.
+    for _ in 0..48 {
+        let told = waiting.join_next().await.unwrap().unwrap().err().unwrap();
+        assert!(
+            told.to_string()
+                .contains("all 16 connections that a namespace may have"),
+            "{told}"
+        );
+    }
+    for pod in 0..8 {
+        let own = format!("http://127.0.0.{}:{port}", 1 + pod);
+        log_in(&vault, &own, "shop/web").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_give_way_to_new_ones() {
+    let tokens = Tokens::default();
+    let port = tokens.everywhere().await;
+    let vault = client(Settings {
+        max_connections: 16,
+        ..Settings::default()
+    });
+    let own = format!("http://127.0.0.1:{port}");
+    log_in(&vault, &own, "shop/web").await.unwrap();
+    for at in 0..100 {
+        let crowd = format!("http://127.1.0.{}:{port}", 1 + at);
+        log_in(&vault, &crowd, "crowd/web").await.unwrap();
+    }
+    log_in(&vault, &own, "shop/web").await.unwrap();
+    assert_eq!(tokens.at("127.0.0.1"), 1);
+}
+
+/// By whatever way: how many connections a busy client makes in some time.
+async fn made_by(address: &str, proxies: Proxies, tokens: &Tokens) -> usize {
+    let vault = client(Settings {
+        max_connection_age: Duration::from_millis(200),
+        proxies,
+        ..Settings::default()
+    });
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_millis(1_500) {
+        if let Err(error) = log_in(&vault, address, "shop/web").await {
+            assert!(!error.passes_by_itself(), "{error}");
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokens.connections.lock().unwrap().values().sum()
+}
+
+#[tokio::test]
+async fn a_connection_grows_no_older_by_whatever_way_it_was_made() {
+    let world = World::new().await;
+    let ca = Ca::new("ours");
+    let own = ca.server(&["127.0.0.1"]);
+    for way in ["plain", "tls", "unix", "proxy"] {
+        let tokens = Tokens::default();
+        let port = tokens.everywhere().await;
+        let plain = format!("http://127.0.0.1:{port}");
+        let directory = tempfile::tempdir().unwrap();
+        let mut fronts = Vec::new();
+        let mut proxies = Proxies::default();
+        let address = match way {
+            "unix" => {
+                let path = directory.path().join("vault.sock");
+                let listener = UnixListener::bind(&path).unwrap();
+                let tokens = tokens.clone();
+                tokio::spawn(async move {
+                    while let Ok((stream, _)) = listener.accept().await {
+                        tokio::spawn(tokens.clone().answer(stream, "socket".to_owned()));
+                    }
+                });
+                format!("unix://{}", path.display())
+            }
+            "tls" => {
+                // HTTP/2, to a server that knows no such role: an answer.
+                fronts.push(Front::tls(listens(&world), "127.0.0.1:0", &own, None).await);
+                let (counted, to) = (tokens.clone(), fronts[0].address);
+                let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                let address = format!("https://{}", listener.local_addr().unwrap());
+                tokio::spawn(async move {
+                    while let Ok((mut stream, _)) = listener.accept().await {
+                        counted.count("tls".to_owned());
+                        tokio::spawn(async move {
+                            let mut server = TcpStream::connect(to).await?;
+                            copy_bidirectional(&mut stream, &mut server).await
+                        });
+                    }
+                });
+                address
+            }
+            "proxy" => {
+                let said = Said {
+                    http: Some(("HTTP_PROXY".to_owned(), plain)),
+                    ..Said::default()
+                };
+                proxies = Proxies::new(said).unwrap();
+                "http://vault.example:8200".to_owned()
+            }
+            _ => plain,
+        };
+        let made = made_by(&address, proxies, &tokens).await;
+        assert!(made >= 4, "{way}: {made}");
+    }
+}
+
+#[tokio::test]
+async fn the_daemon_takes_as_many_open_files_as_it_may_have() {
+    let world = World::new().await;
+    let mut node = world.node;
+    drop(world.daemon);
+    node.flags.push("-log-level=info".to_owned());
+    // A container's usual soft limit.
+    let daemon = node.until_ready(node.spawn_limited(256)).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"))
+        .unwrap();
+    let numbers: Vec<&str> = files.split_whitespace().skip(3).collect();
+    assert_eq!(numbers[0], numbers[1], "{files}");
+    assert_ne!(numbers[0], "256");
 }
 
 /// What Go's server of TLS does with plain http: it reads what a TLS record could be, says so by HTTP/1.0, and

@@ -50,6 +50,29 @@ fn the_probes_reach_the_address_that_is_served() {
 }
 
 #[test]
+fn a_slow_node_is_not_killed_by_its_liveness_probe() {
+    let (_, container, _) = daemon();
+    let probe = &container["livenessProbe"];
+    let number = |name: &str| probe[name].as_u64().unwrap();
+    assert_eq!(probe["httpGet"]["path"], "/health/live");
+    assert!(number("timeoutSeconds") >= 5 && number("timeoutSeconds") < number("periodSeconds"));
+    // An answer that comes too late a few times is not the end.
+    assert!(number("periodSeconds") * number("failureThreshold") >= 60);
+}
+
+#[test]
+fn the_secret_is_read_and_never_watched() {
+    let text = fs::read_to_string("deploy/daemonset/rbac.yaml").unwrap();
+    let documents = text.split("\n---\n");
+    let role = documents
+        .map(|text| serde_yaml::from_str::<Value>(text).unwrap())
+        .find(|object| object["kind"] == "Role");
+    let rule = &role.unwrap()["rules"][0];
+    assert_eq!(rule["verbs"], serde_json::json!(["get", "update"]));
+    assert_eq!(rule["resourceNames"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn no_document_advises_an_address_that_the_probes_cannot_reach() {
     for document in [
         "README.md",

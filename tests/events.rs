@@ -32,15 +32,11 @@ fn notice(pod: &str, kind: NoticeKind) -> Notice {
 }
 
 fn publish(server: &ApiServer) -> (mpsc::Sender<Notice>, Metrics) {
-    let (sender, notices) = mpsc::channel(16);
+    let (sender, mut notices) = mpsc::channel(16);
     let metrics = Metrics::new();
     let own = Some("leasehold-x".to_owned());
-    tokio::spawn(events::publish(
-        server.client(),
-        own,
-        notices,
-        metrics.clone(),
-    ));
+    let (client, counted) = (server.client(), metrics.clone());
+    tokio::spawn(async move { events::publish(client, own, &mut notices, counted).await });
     (sender, metrics)
 }
 

@@ -38,3 +38,37 @@ async fn ready_once_the_socket_serves_and_what_happens_is_counted() {
     );
     assert!(metrics.contains("leasehold_volumes 0"), "{metrics}");
 }
+
+#[tokio::test]
+async fn gauges_are_right_after_a_restart_before_anything_changes() {
+    let mut world = World::new().await;
+    let volume = world.volume("web");
+    world.mount(&volume, &class(DATABASE)).await;
+    world.kill();
+    world.restart().await;
+    let daemon = world.daemon.as_ref().unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        let metrics = daemon.get("/metrics").await.unwrap();
+        let value = |name: &str| {
+            let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|value| value.trim().to_owned())
+        };
+        let held = [
+            "leasehold_volumes",
+            "leasehold_alive{kind=\"token\"}",
+            "leasehold_alive{kind=\"lease\"}",
+        ];
+        let nearest = value("leasehold_nearest_end_timestamp_seconds").unwrap();
+        let right = held.iter().all(|name| value(name).as_deref() == Some("1"));
+        if right
+            && nearest
+                .parse::<f64>()
+                .is_ok_and(|at| at.is_finite() && at > 0.0)
+        {
+            return;
+        }
+        assert!(std::time::Instant::now() < deadline, "{metrics}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

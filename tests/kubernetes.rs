@@ -14,9 +14,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Secret as Object;
 use kube::Api;
 use leasehold::metrics::Metrics;
+use leasehold::missing;
 use leasehold::service_account::{MintError, TokenMinter};
 use leasehold::spec::Pod;
-use leasehold::version_key::{self, VersionKey};
+use leasehold::version_key::{self, Timing, VersionKey};
 use support::api_server::{ApiServer, SECRET};
 use tokio::task::JoinHandle;
 
@@ -33,12 +34,29 @@ impl Drop for Node {
     }
 }
 
+/// Nobody waits for ten minutes.
+const QUICK: Timing = Timing {
+    first: Duration::ZERO,
+    every: Duration::from_millis(100),
+    soonest: Duration::from_millis(10),
+};
+
 impl Node {
+    /// One whose reads are as far apart as they are.
     fn of(server: &ApiServer) -> Self {
+        Self::timed(server, Timing::default())
+    }
+
+    fn timed(server: &ApiServer, timing: Timing) -> Self {
         let metrics = Metrics::new();
         let (key, publisher) = VersionKey::shared(metrics.clone());
         let secrets: Api<Object> = Api::namespaced(server.client(), "csi");
-        let keeping = tokio::spawn(version_key::keep(secrets, SECRET.to_owned(), publisher));
+        let keeping = tokio::spawn(version_key::keep(
+            secrets,
+            SECRET.to_owned(),
+            publisher,
+            timing,
+        ));
         Self {
             key,
             metrics,
@@ -51,7 +69,7 @@ impl Node {
     }
 
     async fn until_text(&self, wanted: &[u8]) {
-        for _ in 0..500 {
+        for _ in 0..1500 {
             if self.text().await == wanted {
                 return;
             }
@@ -96,8 +114,6 @@ async fn a_missing_secret_is_made_in_the_incumbents_shape() {
 #[tokio::test]
 async fn the_loser_of_the_race_to_create_reads_the_winners_key() {
     let server = ApiServer::start().await;
-    // Without a watch, so that nothing but reading again can show it.
-    server.forbid(&["watch"]);
     server.rival("the winner's");
     let node = Node::of(&server);
     assert_eq!(node.text().await, b"the winner's");
@@ -119,7 +135,7 @@ async fn an_empty_secret_is_filled_once() {
 #[tokio::test]
 async fn the_loser_of_the_race_to_fill_reads_the_winners_key() {
     let server = ApiServer::start().await;
-    server.forbid(&["watch", "create"]);
+    server.forbid(&["create"]);
     server.put_secret(None);
     server.rival("the winner's");
     let node = Node::of(&server);
@@ -128,36 +144,34 @@ async fn the_loser_of_the_race_to_fill_reads_the_winners_key() {
 }
 
 #[tokio::test]
-async fn a_rotated_key_arrives_by_the_watch_and_nothing_is_fetched_at_mounts() {
+async fn a_rotated_key_arrives_by_the_next_read_and_nothing_is_fetched_at_mounts() {
     let server = ApiServer::start().await;
+    // What the incumbent's role grants is enough.
+    server.forbid(&["watch", "list", "update"]);
     server.put_secret(Some("old"));
     let node = Node::of(&server);
     assert_eq!(node.text().await, b"old");
-    server.until("watch secrets", 1).await;
-    let gets = server.count("get secrets");
     for _ in 0..50 {
         node.text().await;
     }
-    assert_eq!(server.count("get secrets"), gets);
-    server.put_secret(Some("new"));
-    node.until_text(b"new").await;
-    assert_eq!(server.count("get secrets"), gets);
-    // `list` is no right that this takes.
-    assert_eq!(server.count("list secrets"), 0);
-    assert!(
-        server
-            .details("watch secrets")
-            .starts_with(&format!("metadata.name={SECRET} "))
+    assert_eq!(server.count("get secrets"), 1);
+    assert_eq!(
+        server.count("list secrets") + server.count("watch secrets"),
+        0
     );
+    let other = Node::timed(&server, QUICK);
+    assert_eq!(other.text().await, b"old");
+    server.put_secret(Some("new"));
+    other.until_text(b"new").await;
+    assert!(!other.degraded());
 }
 
 #[tokio::test]
 async fn a_deleted_secret_is_made_anew_where_that_is_allowed_and_else_its_key_serves_on() {
     let server = ApiServer::start().await;
     server.put_secret(Some("old"));
-    let node = Node::of(&server);
+    let node = Node::timed(&server, QUICK);
     assert_eq!(node.text().await, b"old");
-    server.until("watch secrets", 1).await;
     server.forbid(&["create"]);
     server.delete_secret();
     server.until("create secrets", 1).await;
@@ -165,8 +179,9 @@ async fn a_deleted_secret_is_made_anew_where_that_is_allowed_and_else_its_key_se
     server.put_secret(Some("put back by hand"));
     node.until_text(b"put back by hand").await;
     server.forbid(&[]);
+    let made_before = server.count("create secrets");
     server.delete_secret();
-    server.until("create secrets", 2).await;
+    server.until("create secrets", made_before + 1).await;
     for _ in 0..500 {
         if node.text().await != b"put back by hand" {
             break;
@@ -179,22 +194,62 @@ async fn a_deleted_secret_is_made_anew_where_that_is_allowed_and_else_its_key_se
 }
 
 #[tokio::test]
-async fn without_the_right_to_watch_one_fetch_serves_all_mounts() {
+async fn a_key_that_is_missing_is_not_asked_for_at_each_mount_and_comes_without_one() {
     let server = ApiServer::start().await;
-    server.forbid(&["watch", "list"]);
-    server.put_secret(Some("old"));
-    let node = Node::of(&server);
-    assert_eq!(node.text().await, b"old");
-    server.until("watch secrets", 1).await;
-    server.put_secret(Some("new"));
-    let gets = server.count("get secrets");
-    // Older than a few seconds: the next Mounts have it fetched, and wait for that.
-    tokio::time::sleep(Duration::from_millis(5_500)).await;
-    let mounts = (0..64).map(|_| node.text());
-    let keys = futures::future::join_all(mounts).await;
-    assert!(keys.iter().all(|key| key == b"new"));
-    assert_eq!(server.count("get secrets"), gets + 1);
-    assert!(!node.degraded());
+    server.forbid(&["create"]);
+    let node = Node::timed(
+        &server,
+        Timing {
+            every: Duration::from_secs(1),
+            soonest: Duration::from_secs(3600),
+            ..QUICK
+        },
+    );
+    let own = node.text().await;
+    assert!(node.degraded());
+    let (began, gets) = (Instant::now(), server.count("get secrets"));
+    for _ in 0..200 {
+        assert_eq!(node.text().await, own);
+    }
+    // One every half second at most, however many Mounts there are.
+    let most = gets + 2 + usize::try_from(began.elapsed().as_millis() / 500).unwrap();
+    assert!(server.count("get secrets") <= most);
+    server.put_secret(Some("shared"));
+    // No Mount asks: what was told is withdrawn nevertheless.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while node.degraded() {
+        assert!(Instant::now() < deadline, "still degraded");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(node.text().await, b"shared");
+}
+
+#[tokio::test]
+async fn a_right_that_is_granted_later_degrades_no_more() {
+    let server = ApiServer::start().await;
+    server.forbid(&["update secrets", "create secrets", "list pods"]);
+    let metrics = Metrics::new();
+    let asking = tokio::spawn(missing::rights(
+        server.client(),
+        "csi".to_owned(),
+        SECRET.to_owned(),
+        metrics.clone(),
+        Duration::from_millis(50),
+    ));
+    let until = async |reasons: &[&str]| {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while metrics.degradations() != reasons {
+            assert!(Instant::now() < deadline, "{:?}", metrics.degradations());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    until(&["cannot_watch_pods", "cannot_write_secret"]).await;
+    server.forbid(&["list pods"]);
+    until(&["cannot_watch_pods"]).await;
+    server.forbid(&[]);
+    // Nothing is missing, and nobody asks any more.
+    asking.await.unwrap();
+    until(&[]).await;
 }
 
 #[tokio::test]

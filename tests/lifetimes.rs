@@ -153,6 +153,9 @@ async fn leases_that_an_administrator_revokes_are_noticed_and_replaced() {
     world
         .until("it is noticed", || world.log().contains(noticed))
         .await;
+    let log = world.log();
+    let line = log.lines().find(|line| line.contains(noticed)).unwrap();
+    assert!(line.contains("\"pod\":\"web\"") && line.contains("\"namespace\":\"shop\""));
     assert_eq!(world.vault.count("POST", "sys/leases/renew"), 0);
     world.mount(&volume, &class).await;
     assert!(alive(&world, &volume));

@@ -270,10 +270,7 @@ fn session(address: String) -> Session {
         policies: vec!["default".to_owned()],
         renewable: false,
         counted: false,
-        term: Term {
-            sent: Moment::from_boot(Duration::ZERO),
-            granted: Duration::ZERO,
-        },
+        term: Term::endless(Moment::from_boot(Duration::ZERO)),
     }
 }
 

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use leasehold::liveness::Heartbeat;
 use leasehold::paths::{self, Settings, Sight};
 use leasehold::registry;
 use leasehold::spec::VolumeId;
@@ -57,8 +58,10 @@ impl Node {
         let sight = Sight::new(&settings);
         let (ask, asked) = mpsc::unbounded_channel();
         let (registry, metrics) = (held.registry.clone(), held.metrics.clone());
-        let watching = paths::watch(settings, sight, registry, asked, metrics);
-        held.tasks.push(tokio::spawn(watching));
+        held.tasks.push(tokio::spawn(async move {
+            let (mut asked, heartbeat) = (asked, Heartbeat::default());
+            paths::watch(settings, sight, registry, &mut asked, &heartbeat, metrics).await;
+        }));
         let forward = ask.clone();
         held.tasks.push(tokio::spawn(async move {
             while let Some(volume) = looks.recv().await {

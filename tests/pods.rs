@@ -37,7 +37,13 @@ impl Node {
 
     fn watch(&mut self, server: &ApiServer) {
         let (registry, metrics) = (self.held.registry.clone(), self.held.metrics.clone());
-        let watching = pods::watch(server.client(), "node-1".to_owned(), registry, metrics);
+        let watching = pods::watch(
+            server.client(),
+            "node-1".to_owned(),
+            registry,
+            metrics,
+            Duration::from_millis(100),
+        );
         self.held.tasks.push(tokio::spawn(watching));
     }
 
@@ -66,6 +72,8 @@ async fn the_watch_asks_for_the_metadata_of_this_nodes_unfinished_pods() {
         assert!(asked.starts_with(selected), "{asked}");
         assert!(asked.contains("as=PartialObjectMetadata"), "{asked}");
     }
+    let listed = server.details("list pods");
+    assert!(listed.contains("resourceVersion=0"), "{listed}");
 }
 
 #[tokio::test]

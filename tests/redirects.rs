@@ -123,10 +123,7 @@ fn session(address: String) -> Session {
         policies: Vec::new(),
         renewable: true,
         counted: false,
-        term: Term {
-            sent: Moment::from_boot(Duration::ZERO),
-            granted: Duration::from_secs(3600),
-        },
+        term: Term::new(Moment::from_boot(Duration::ZERO), Duration::from_secs(3600)),
     }
 }
 

@@ -322,3 +322,36 @@ async fn a_corrupt_file_is_set_aside_and_the_others_load() {
             .verify_user(&first.text("username"), &first.text("password"))
     );
 }
+
+/// Seconds of CPU that a process has taken, in the kernel's ticks of 10 ms.
+fn cpu_ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let fields: Vec<&str> = fields.split_whitespace().collect();
+    [11, 12]
+        .map(|at| fields[at].parse::<u64>().unwrap())
+        .iter()
+        .sum()
+}
+
+#[tokio::test]
+async fn after_all_ends_passed_while_it_was_down_the_daemon_is_idle_and_stops_when_told() {
+    let mut world = World::with(Setup {
+        database: json!({ "default_ttl": "1s", "max_ttl": "1s" }),
+        role: json!({ "token_ttl": "2s", "token_max_ttl": "2s" }),
+        ..Setup::default()
+    })
+    .await;
+    let volume = world.volume("web");
+    let class = class(&format!("{DATABASE}{CERTIFICATE}"));
+    world.mount(&volume, &class).await;
+    world.kill();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.restart().await;
+    let daemon = world.daemon.take().unwrap();
+    let before = cpu_ticks(daemon.pid());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let ticks = cpu_ticks(daemon.pid()) - before;
+    assert!(ticks < 60, "{ticks} ticks of 10 ms in two seconds");
+    assert!(daemon.terminate().await.success());
+}

@@ -23,7 +23,7 @@ use support::held::until;
 use support::world::{DATABASE, World, class};
 
 /// Rights that are asked for at start.
-const REVIEWS: usize = 8;
+const REVIEWS: usize = 7;
 /// What our manifests give beside rights and mounts.
 const ENVIRONMENT: &[(&str, &str)] = &[("NODE_NAME", "node-1"), ("POD_NAMESPACE", "csi")];
 
@@ -95,7 +95,7 @@ async fn with_the_incumbents_rights_and_mounts_it_serves_and_says_what_is_missin
         .flags
         .push("-kubelet-pods-dir=/nowhere/kubelet/pods".to_owned());
     let daemon = started(&mut world.node, &server, &[]).await;
-    let lines = missing(&daemon, 5).await;
+    let lines = missing(&daemon, 4).await;
     assert_said(
         &lines,
         "no_pod_watch",
@@ -109,11 +109,6 @@ async fn with_the_incumbents_rights_and_mounts_it_serves_and_says_what_is_missin
             "path: /var/lib/kubelet/pods",
             "hostPath",
         ],
-    );
-    assert_said(
-        &lines,
-        "cannot_watch_secret",
-        &[SECRET, "verbs: [watch]", "namespace csi"],
     );
     assert_said(
         &lines,
@@ -167,16 +162,11 @@ async fn with_everything_that_our_manifests_give_nothing_is_missing() {
 #[tokio::test]
 async fn each_missing_right_is_named_once_with_its_lines() {
     let secret = format!("resourceNames: [{SECRET}]");
-    let table: [(&[&'static str], &str, &[&str]); 7] = [
+    let table: [(&[&'static str], &str, &[&str]); 6] = [
         (
             &["get secrets"],
             "cannot_get_secret",
-            &[&secret, "verbs: [get]"],
-        ),
-        (
-            &["watch secrets"],
-            "cannot_watch_secret",
-            &[&secret, "verbs: [watch]"],
+            &[&secret, "verbs: [get]", "namespace csi"],
         ),
         (
             &["update secrets", "create secrets"],

@@ -18,9 +18,11 @@ const PRIVATE: &[&str] = &[
 pub enum About<'a> {
     Parameter(&'static str),
     Object(&'a str),
+    /// An object that wants another one beside it.
+    Alone(&'a str),
 }
 
-/// Warnings of a valid class: what each is about, and what to do.
+/// Warnings of a class, as far as it could be read: what each is about, and what to do.
 pub fn of_class(spec: &MountSpec) -> Vec<(About<'_>, String)> {
     let mut found = Vec::new();
     if spec.endpoint.tls.skip_verify {
@@ -83,7 +85,7 @@ pub fn of_class(spec: &MountSpec) -> Vec<(About<'_>, String)> {
                 "objects: of the credentials at {:?} only {key:?} is mounted: name the other half as well, they belong together",
                 request.path
             );
-            found.push((About::Object(object), text));
+            found.push((About::Alone(object), text));
         }
     }
     found

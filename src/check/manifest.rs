@@ -303,22 +303,19 @@ impl Class {
         place.unwrap_or(self.place)
     }
 
-    /// Where an object stands: exact within a literal block of `objects`.
+    /// Where an object stands: exact within a literal block of `objects`. Of several of that name the last one.
     pub fn place_of_object(&self, name: &str) -> Place {
-        let text = self.parameters.get("objects").map_or("", String::as_str);
-        let mut lines = (0..).zip(text.lines());
-        let line = lines.find(|(_, line)| {
-            line.split_once("objectName")
-                .is_some_and(|(_, value)| value.contains(name))
-        });
+        let named = |(at, line): (u64, &str)| {
+            let (before, value) = line.split_once("objectName")?;
+            let value = value.trim_start_matches(['"', '\'', ' ', ':']);
+            let value = value.split(" #").next().unwrap_or_default();
+            let value = value.trim_end_matches(['}', ' ', ',', '"', '\'']);
+            let column = u64::try_from(before.len()).unwrap_or_default();
+            (value == name || value.starts_with(&format!("{name},"))).then_some((at, column))
+        };
+        let line = (0..).zip(self.object_lines()).filter_map(named).last();
         match (self.objects, line) {
-            (Some((first, indent)), Some((at, line))) => {
-                let before = line.split("objectName").next().unwrap_or_default();
-                (
-                    first + at,
-                    indent + u64::try_from(before.len()).unwrap_or_default(),
-                )
-            }
+            (Some((first, indent)), Some((at, column))) => (first + at, indent + column),
             _ => self.place_of("objects"),
         }
     }
@@ -329,17 +326,62 @@ impl Class {
             (Some((first, indent)), Some((line, column))) if fault.field.starts_with("objects") => {
                 (first + line - 1, indent + column - 1)
             }
+            // One that is about several objects quotes the name of one of them.
+            (Some(_), None) if fault.field == "objects" => {
+                self.place_of_object(quoted(&fault.problem))
+            }
             _ => self.place_of(&fault.field),
         }
     }
 
     /// Where the first name that a warning quotes stands.
     pub fn place_of_name(&self, warning: &str) -> Place {
-        let quoted = warning.split('"').nth(1).unwrap_or_default();
+        let quoted = quoted(warning);
         let field = warning.split(':').next().unwrap_or_default();
-        match self.places.get(quoted) {
-            Some(place) => *place,
-            None => self.place_of(field),
+        if let Some(place) = self.places.get(quoted) {
+            return *place;
         }
+        let index = field.strip_prefix("objects[");
+        let index = index.and_then(|rest| rest.strip_suffix(']')?.parse().ok());
+        let place = index.and_then(|index| self.place_within(index, quoted));
+        place.unwrap_or_else(|| self.place_of(field))
     }
+
+    /// Where a field of the object at this index stands, or the object, within a literal block of `objects`.
+    fn place_within(&self, index: usize, field: &str) -> Option<Place> {
+        let (first, indent) = self.objects?;
+        let text = self.parameters.get("objects")?;
+        let listed: Vec<Spanned<Value>> =
+            serde_yaml::from_str_with_options(text, options()).ok()?;
+        let (from, column) = listed.get(index).map(|object| {
+            let at = object.referenced;
+            (at.line(), at.column())
+        })?;
+        let next = listed.get(index + 1);
+        let until = next.map_or(u64::MAX, |object| object.referenced.line());
+        let lines = (1..).zip(self.object_lines());
+        let mut own = lines.filter(|(at, _)| *at >= from && (*at < until || *at == from));
+        let key = own.find_map(|(at, line)| {
+            let (before, after) = line.split_once(field).filter(|_| !field.is_empty())?;
+            let is_key = after.trim_start_matches(['"', '\'']).starts_with(':')
+                && !before.ends_with(|c: char| c.is_alphanumeric());
+            let before = u64::try_from(before.len()).ok()?;
+            is_key.then_some((first + at - 1, indent + before))
+        });
+        let object = (
+            first + from.checked_sub(1)?,
+            indent + column.checked_sub(1)?,
+        );
+        Some(key.unwrap_or(object))
+    }
+
+    fn object_lines(&self) -> std::str::Lines<'_> {
+        let text = self.parameters.get("objects");
+        text.map_or("", String::as_str).lines()
+    }
+}
+
+/// The first name in quotes.
+fn quoted(text: &str) -> &str {
+    text.split('"').nth(1).unwrap_or_default()
 }

@@ -48,7 +48,8 @@ impl<F: Fn(&str) -> Option<String>> Environment<F> {
         self.named(name).map(|(_, value)| value)
     }
 
-    fn named(&self, name: &str) -> Option<(String, String)> {
+    /// The same, with the name of the variable that says it.
+    pub fn named(&self, name: &str) -> Option<(String, String)> {
         let bao = format!("BAO_{name}");
         let vault = format!("VAULT_{name}");
         let given = match self.flavour {

@@ -141,6 +141,9 @@ pub struct Flags {
     /// again at ever longer intervals, is told the reason then
     #[arg(long, value_parser = duration::parse, default_value = "15s")]
     pub mount_retry_timeout: Duration,
+    /// How long a mount may take as a whole before it is given up, and what it has got is revoked
+    #[arg(long, value_parser = duration::parse, default_value = "4m")]
+    pub mount_timeout: Duration,
     /// The driver's rotation poll interval, assumed until two polls were seen
     #[arg(long, value_parser = duration::parse, default_value = "2m")]
     pub poll_interval: Duration,

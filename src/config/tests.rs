@@ -331,6 +331,52 @@ fn what_means_nothing_any_more_is_said_once() {
 }
 
 #[test]
+fn an_address_that_cannot_be_used_is_said_at_the_start() {
+    let told = |flags: &[&str], environment: &[(&str, &str)]| {
+        let notes = served(flags, environment).notes;
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        notes[0].clone()
+    };
+    let note = told(&["-vault-addr=vault:8200"], &[]);
+    for part in [
+        "-vault-addr: \"vault:8200\" has no https://",
+        "every mount fails whose class names no vaultAddress",
+        "write it as https://vault.example:8200",
+    ] {
+        assert!(note.contains(part), "{part} in {note}");
+    }
+    let note = told(&[], &[("VAULT_ADDR", "https://:8200")]);
+    assert!(
+        note.starts_with("VAULT_ADDR: \"https://:8200\" has no host"),
+        "{note}"
+    );
+    let note = told(&[], &[("BAO_ADDR", "https://bao:http")]);
+    assert!(note.starts_with("BAO_ADDR: "), "{note}");
+    // It takes the place of every other.
+    let agent = ("VAULT_AGENT_ADDR", "agent.sock");
+    let note = told(&["-vault-addr=vault"], &[agent]);
+    assert!(
+        note.starts_with("VAULT_AGENT_ADDR: ") && note.contains("every mount fails;"),
+        "{note}"
+    );
+    let note = told(&[], &[("VAULT_ADDR", "https://root:hunter2@vault")]);
+    assert!(
+        note.contains("has a user name") && !note.contains("hunter2"),
+        "{note}"
+    );
+    for fine in [
+        "https://vault:8200/",
+        "HTTP://127.0.0.1",
+        "unix:///run/agent.sock",
+    ] {
+        assert!(
+            served(&[], &[("VAULT_ADDR", fine)]).notes.is_empty(),
+            "{fine}"
+        );
+    }
+}
+
+#[test]
 fn any_duration_of_gos_is_a_client_timeout() {
     let timeout = |value| served(&[], &[("VAULT_CLIENT_TIMEOUT", value)]).client_timeout;
     assert_eq!(timeout("1.5m"), Some(Duration::from_secs(90)));

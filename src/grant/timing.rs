@@ -97,10 +97,10 @@ impl Life {
     /// When its next renewal is due; `None` for what is not renewed.
     #[must_use]
     pub fn renew_at(&self, poll: Duration, jitter: f64) -> Option<Moment> {
-        if !self.renews() || self.term.granted.is_zero() {
+        if !self.renews() || self.term.granted().is_zero() {
             return None;
         }
-        let granted = self.term.granted.min(LONGEST);
+        let granted = self.term.granted().min(LONGEST);
         let (from, to) = match self.nature {
             Nature::Token => (0.40, 0.55),
             _ => (0.50, 0.67),
@@ -110,33 +110,33 @@ impl Life {
         } else {
             granted.mul_f64(between(from, to, jitter))
         };
-        Some(self.term.sent.plus(planned.min(latest(granted, poll))))
+        Some(self.term.sent().plus(planned.min(latest(granted, poll))))
     }
 
     /// From when on a poll replaces it; `None` for what lives on. Static reads are due at once.
     #[must_use]
     pub fn replace_from(&self, poll: Duration, jitter: f64) -> Option<Moment> {
-        let granted = self.term.granted.min(LONGEST);
+        let granted = self.term.granted().min(LONGEST);
         let before_end = granted.saturating_sub(poll.saturating_mul(2));
         match self.nature {
-            Nature::Static => return Some(self.term.sent),
-            _ if self.term.granted.is_zero() => return None,
-            Nature::Written => return Some(self.term.sent.plus(granted)),
+            Nature::Static => return Some(self.term.sent()),
+            _ if self.term.granted().is_zero() => return None,
+            Nature::Written => return Some(self.term.sent().plus(granted)),
             Nature::Token | Nature::Lease if self.renews() => return None,
-            Nature::Token => return Some(self.term.sent.plus(before_end)),
+            Nature::Token => return Some(self.term.sent().plus(before_end)),
             // Once renewed and then capped: its last grant may be tiny, only its end counts.
-            Nature::Lease if self.renewable => return Some(self.term.sent.plus(before_end)),
+            Nature::Lease if self.renewable => return Some(self.term.sent().plus(before_end)),
             Nature::Lease | Nature::Certificate | Nature::Expiring => {}
         }
         let planned = granted.mul_f64(between(0.66, 0.80, jitter));
-        Some(self.term.sent.plus(planned.min(before_end)))
+        Some(self.term.sent().plus(planned.min(before_end)))
     }
 
     /// From when on a poll replaces what should renew and whose renewals fail: at the second-to-last poll
     /// before its end, or at the last one where its term has no room for two. `None` for what does not renew.
     #[must_use]
     pub fn replace_failing_from(&self, poll: Duration) -> Option<Moment> {
-        let granted = self.term.granted.min(LONGEST);
+        let granted = self.term.granted().min(LONGEST);
         if !self.renews() || granted.is_zero() {
             return None;
         }
@@ -145,7 +145,7 @@ impl Life {
         } else {
             poll.saturating_add(poll / 4)
         };
-        Some(self.term.sent.plus(granted.saturating_sub(margin)))
+        Some(self.term.sent().plus(granted.saturating_sub(margin)))
     }
 
     /// Takes a renewal in. The end is final (`capped`) when the server says so, or when it has moved by
@@ -153,7 +153,7 @@ impl Life {
     pub fn renewed(&mut self, renewal: &Renewal) {
         let stalled = match (self.term.end(), renewal.term.end()) {
             (Some(before), Some(after)) => {
-                let passed = renewal.term.sent.since(self.term.sent);
+                let passed = renewal.term.sent().since(self.term.sent());
                 after.since(before).saturating_add(FLOORED) < passed / 2
             }
             _ => false,
@@ -172,7 +172,7 @@ impl Life {
             Nature::Certificate | Nature::Expiring => true,
             Nature::Written | Nature::Static => false,
         };
-        ends && !self.term.granted.is_zero() && self.term.granted <= poll.saturating_mul(3)
+        ends && !self.term.granted().is_zero() && self.term.granted() <= poll.saturating_mul(3)
     }
 }
 
@@ -240,10 +240,7 @@ mod tests {
     fn life(nature: Nature, granted: u64, renewable: bool) -> Life {
         Life {
             nature,
-            term: Term {
-                sent: START,
-                granted: secs(granted),
-            },
+            term: Term::new(START, secs(granted)),
             renewable,
             capped: false,
         }
@@ -251,10 +248,7 @@ mod tests {
 
     fn renewal(after: u64, granted: u64) -> Renewal {
         Renewal {
-            term: Term {
-                sent: START.plus(secs(after)),
-                granted: secs(granted),
-            },
+            term: Term::new(START.plus(secs(after)), secs(granted)),
             renewable: true,
             capped: false,
         }
@@ -371,7 +365,7 @@ mod tests {
             let nature = if lease { Nature::Lease } else { Nature::Token };
             let granted = secs(granted);
             let poll = secs(poll);
-            let life = Life { term: Term { sent: START, granted }, ..life(nature, 1, true) };
+            let life = Life { term: Term::new(START, granted), ..life(nature, 1, true) };
             let at = life.renew_at(poll, jitter).unwrap().since(START);
             // A third of the time is left for retries, and two polls where there is room for them.
             prop_assert!(at <= granted.mul_f64(0.67) + Duration::from_millis(1));

@@ -2,40 +2,31 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use futures::StreamExt;
 use tracing::{debug, info};
 
 use super::Mounter;
 use super::error::MountError;
 use super::progress::Progress;
+use super::reads::{Age, Round, Under};
+use super::rendering::Rendering;
+use super::stop::Stop;
 use crate::grant::{Grant, Keep, Session};
+use crate::memory::MountMemory;
 use crate::params::PodTokens;
 use crate::registry::{Claim, Held};
 use crate::spec::{MountSpec, Request};
-use crate::vault::{Cache, Room, TokenState, VaultError, VaultErrorKind};
-
-/// Reads of one Mount under way at once: one volume must not take an address' whole share.
-const READS_AT_ONCE: usize = 8;
-/// The pauses between the reads of a refused request under a session that was opened just now. A standby may
-/// not have heard of the token yet (403), or not of the write that made it (412).
-const AFTER_LOGIN: [Duration; 4] = [
-    Duration::from_millis(100),
-    Duration::from_millis(300),
-    Duration::from_millis(600),
-    Duration::from_millis(1000),
-];
-/// Under an older session a single refusal may be a proxy's or a standby's slip.
-const AT_A_POLL: [Duration; 1] = [Duration::from_millis(200)];
+use crate::vault::{Cache, TokenState};
 
 /// What one Mount works with.
 pub struct Job<'a> {
-    pub spec: &'a MountSpec,
+    pub spec: &'a Arc<MountSpec>,
     pub tokens: &'a PodTokens,
     pub claim: &'a Claim,
-    pub room: &'a Room,
+    pub memory: &'a MountMemory,
     pub progress: &'a Arc<Progress>,
+    pub stop: &'a Stop,
 }
 
 /// Every reply of a Mount, and which of them are new.
@@ -73,35 +64,21 @@ impl From<MountError> for Failure {
     }
 }
 
-/// How long a session is known to the server.
-#[derive(Clone, Copy)]
-enum Age {
-    /// It was opened by this attempt.
-    New,
-    /// It has served before.
-    Known,
-}
-
-/// What a round of reads gave.
-#[derive(Default)]
-struct Round {
-    grants: Vec<Arc<Grant>>,
-    failed: Vec<(Request, VaultError)>,
-}
-
-impl Round {
-    fn refused(&self) -> impl Iterator<Item = &Request> {
-        let refused = |(_, error): &&(Request, VaultError)| error.kind() == VaultErrorKind::Denied;
-        self.failed
-            .iter()
-            .filter(refused)
-            .map(|(request, _)| request)
-    }
-}
-
 impl Mounter {
-    pub(super) async fn attempt(&self, job: &Job<'_>, held: Held) -> Result<Replies, Failure> {
+    pub(super) async fn attempt(
+        &self,
+        job: &Job<'_>,
+        held: Held,
+        rendering: &mut Rendering,
+    ) -> Result<Replies, Failure> {
         let mut known = held.grants;
+        // Before anything is issued: what the class asks of a reply that is there may not be in it.
+        if let Err(error) = rendering.add_known(&known).await {
+            return Err(Failure {
+                session: held.session,
+                ..error.into()
+            });
+        }
         // What a poll asks for is asked for because the old one is over, or may be.
         let mut cache = if held.first {
             Cache::Allowed
@@ -109,16 +86,20 @@ impl Mounter {
             Cache::Bypassed
         };
         if let Some(session) = held.session {
+            let under = Under {
+                session: Arc::clone(&session),
+                age: Age::Known,
+                cache,
+            };
             let round = self
-                .read(job, &session, missing(job.spec, &known), Age::Known, cache)
+                .read(job, &under, missing(job.spec, &known), rendering)
                 .await;
-            if round.failed.is_empty() {
+            if round.is_complete() {
                 return Ok(replies(session, known, round.grants));
             }
             if round.refused().next().is_none() {
                 return Err(failure(job, session, round));
             }
-            let only_refused = round.refused().count() == round.failed.len();
             match self.parts.vault.token_state(&session).await {
                 TokenState::Dead => {
                     // What hangs from the token is gone with it. A certificate that came before is not
@@ -132,8 +113,10 @@ impl Mounter {
                         round.grants.iter().filter(|grant| outlives_token(grant)),
                     );
                 }
-                TokenState::Alive if only_refused && held.fresh_login_allowed => {
-                    return self.log_in_anew(job, session, known, round).await;
+                TokenState::Alive if round.is_only_refused() && held.fresh_login_allowed => {
+                    return self
+                        .log_in_anew(job, session, known, round, rendering)
+                        .await;
                 }
                 TokenState::Alive | TokenState::Unknown => {
                     return Err(failure(job, session, round));
@@ -142,9 +125,14 @@ impl Mounter {
         }
         loop {
             let session = self.opened(job, cache).await?;
+            let under = Under {
+                session: Arc::clone(&session),
+                age: Age::New,
+                cache,
+            };
             let wanted = missing(job.spec, &known);
-            let round = self.read(job, &session, wanted, Age::New, cache).await;
-            if round.failed.is_empty() {
+            let round = self.read(job, &under, wanted, rendering).await;
+            if round.is_complete() {
                 return Ok(replies(session, known, round.grants));
             }
             // A cache may give out a token that somebody has revoked.
@@ -165,13 +153,14 @@ impl Mounter {
 
     /// The token lives and yet reads are refused: a policy may have been added to the role since the login,
     /// and tokens keep the policies they were issued with. A new session takes over only if it is allowed what
-    /// the old one is not; else the old one stays, with all its leases.
+    /// the old one is not, and whatever was not asked any more; else the old one stays, with all its leases.
     async fn log_in_anew(
         &self,
         job: &Job<'_>,
         old: Arc<Session>,
         mut known: HashMap<Request, Arc<Grant>>,
         refused: Round,
+        rendering: &mut Rendering,
     ) -> Result<Replies, Failure> {
         let session = match self.opened(job, Cache::Bypassed).await {
             Ok(session) => session,
@@ -180,11 +169,14 @@ impl Mounter {
                 return Err(failure(job, old, refused));
             }
         };
-        let wanted = refused.refused().cloned().collect();
-        let granted = self
-            .read(job, &session, wanted, Age::New, Cache::Bypassed)
-            .await;
-        if !granted.failed.is_empty() {
+        let under = Under {
+            session: Arc::clone(&session),
+            age: Age::New,
+            cache: Cache::Bypassed,
+        };
+        let wanted = refused.refused().chain(&refused.unasked).cloned().collect();
+        let granted = self.read(job, &under, wanted, rendering).await;
+        if !granted.is_complete() {
             job.claim.discard(&session, granted.grants);
             return Err(failure(job, old, refused));
         }
@@ -199,17 +191,10 @@ impl Mounter {
                 .filter(|grant| grant.lease_id().is_none()),
         );
         add(&mut known, granted.grants.iter());
-        let mut round = self
-            .read(
-                job,
-                &session,
-                missing(job.spec, &known),
-                Age::New,
-                Cache::Bypassed,
-            )
-            .await;
+        let wanted = missing(job.spec, &known);
+        let mut round = self.read(job, &under, wanted, rendering).await;
         round.grants.extend(granted.grants);
-        if round.failed.is_empty() {
+        if round.is_complete() {
             Ok(replies(session, known, round.grants))
         } else {
             Err(failure(job, session, round))
@@ -271,62 +256,6 @@ impl Mounter {
             source,
         })
     }
-
-    /// Reads, and awaits every read that was begun: a reply that is on its way may carry a lease.
-    async fn read(
-        &self,
-        job: &Job<'_>,
-        session: &Arc<Session>,
-        wanted: Vec<Request>,
-        age: Age,
-        cache: Cache,
-    ) -> Round {
-        let reads = futures::stream::iter(wanted).map(|request| async move {
-            let answer = self.read_one(job, session, &request, age, cache).await;
-            (request, answer)
-        });
-        let answers: Vec<_> = reads.buffered(READS_AT_ONCE).collect().await;
-        let mut round = Round::default();
-        for (request, answer) in answers {
-            match answer {
-                Ok(grant) => round.grants.push(Arc::new(grant)),
-                Err(error) => round.failed.push((request, error)),
-            }
-        }
-        round
-    }
-
-    /// Reads, and asks a few more times where the server may only be behind.
-    async fn read_one(
-        &self,
-        job: &Job<'_>,
-        session: &Session,
-        request: &Request,
-        age: Age,
-        cache: Cache,
-    ) -> Result<Grant, VaultError> {
-        let call = format!("{} {}", request.method.as_str(), request.path);
-        let _pending = job.progress.begin(call);
-        let pauses: &[Duration] = match age {
-            Age::New => &AFTER_LOGIN,
-            Age::Known => &AT_A_POLL,
-        };
-        for pause in pauses {
-            match self
-                .parts
-                .vault
-                .read(session, request, job.room, cache)
-                .await
-            {
-                Err(error) if error.may_be_behind() => tokio::time::sleep(*pause).await,
-                answer => return answer,
-            }
-        }
-        self.parts
-            .vault
-            .read(session, request, job.room, cache)
-            .await
-    }
 }
 
 /// What nothing answers yet.
@@ -359,18 +288,21 @@ fn replies(
 
 /// The first failure in the objects' order is the one that is told.
 fn failure(job: &Job<'_>, session: Arc<Session>, round: Round) -> Failure {
-    let object = |request: &Request| {
-        let objects = job.spec.objects.iter();
-        let mut named = objects.filter(|object| object.request == *request);
-        named.next().map(|object| object.name.clone())
+    let place = |request: &Request| {
+        let mut objects = job.spec.objects.iter();
+        objects.position(|object| object.request == *request)
     };
-    let told = round.failed.into_iter().next();
-    let error = told.map_or(MountError::Broken, |(request, source)| MountError::Read {
-        object: object(&request).unwrap_or_default(),
-        source,
+    let failed = round.failed.into_iter();
+    let told = failed
+        .map(|(request, source)| (place(&request), source))
+        .min_by_key(|(place, _)| place.unwrap_or(usize::MAX));
+    let error = told.map(|(place, source)| {
+        let object = place.and_then(|place| job.spec.objects.get(place));
+        let object = object.map_or_else(String::new, |object| object.name.clone());
+        MountError::Read { object, source }
     });
     Failure {
-        error,
+        error: error.or(round.error).unwrap_or(MountError::Broken),
         session: Some(session),
         fresh: round.grants,
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::blocking::BlockingError;
+use crate::memory::MemoryError;
 use crate::params::ExpiredToken;
 use crate::registry::Closed;
 use crate::render::RenderError;
@@ -55,6 +57,29 @@ pub enum MountError {
     /// The replies do not give the files that were asked for.
     #[error(transparent)]
     Render(#[from] RenderError),
+    /// The files take more memory than there is for them.
+    #[error(
+        "object {object:?}: {source}: kubelet tries again; ask for single keys, or split the class"
+    )]
+    Memory {
+        /// The object whose files were to be made.
+        object: String,
+        /// Why.
+        source: MemoryError,
+    },
+    /// A large reply did not become files in time.
+    #[error("a large reply was not made into files: {0}")]
+    Blocking(#[from] BlockingError),
+    /// The Mount's own deadline passed.
+    #[error(
+        "given up: after {} s it was still waiting for {pending}; what it held is given back, and kubelet tries again; see the server's log for why it is slow", .after.as_secs()
+    )]
+    Overdue {
+        /// What the Mount waited for.
+        pending: String,
+        /// How long a Mount may take.
+        after: Duration,
+    },
     /// The caller's deadline came first. The Mount goes on without the caller.
     #[error(
         "still waiting for {pending} after {} s: the mount goes on, and kubelet's next attempt takes its result; see the server's log for why it is slow", .waited.as_secs()
@@ -92,6 +117,9 @@ impl MountError {
             Self::NoToken { .. }
             | Self::ExpiredToken(_)
             | Self::Render(_)
+            | Self::Memory { .. }
+            | Self::Blocking(_)
+            | Self::Overdue { .. }
             | Self::Unfinished { .. }
             | Self::CutShort
             | Self::Unmounted

@@ -36,16 +36,11 @@ impl Reader {
         let agent = defaults.agent_address.clone();
         let given = agent.or(given).or_else(|| defaults.address.clone());
         let address = given.unwrap_or_else(|| USUAL_ADDRESS.to_owned());
-        let address = lower_scheme(address.trim_end_matches('/'));
-        if let Err(problem) = check_address(&address) {
-            // Before an `@` stands a password.
-            let shown = match address.contains('@') {
-                true => String::new(),
-                false => format!("{:?} ", cut(&address)),
-            };
+        let address = normalized(&address);
+        if let Some(problem) = address_problem(&address) {
             self.fault(
                 "vaultAddress",
-                format!("{shown}{problem}"),
+                problem,
                 "write it as https://vault.example:8200 (class, -vault-addr, or VAULT_ADDR)",
             );
         }
@@ -125,6 +120,21 @@ impl Reader {
         }
         tls
     }
+}
+
+/// Why an address cannot be used, with the address where it holds no password; nothing where it can.
+#[must_use]
+pub fn address_problem(address: &str) -> Option<String> {
+    let problem = check_address(&normalized(address)).err()?;
+    // Before an `@` stands a password.
+    Some(match address.contains('@') {
+        true => problem,
+        false => format!("{:?} {problem}", cut(address)),
+    })
+}
+
+fn normalized(address: &str) -> String {
+    lower_scheme(address.trim_end_matches('/'))
 }
 
 fn check_address(address: &str) -> Result<(), String> {

@@ -199,7 +199,9 @@ async fn a_removal_beside_a_watch_is_a_hint() {
     };
     fs::create_dir_all(&volume.target_path).unwrap();
     let mut hints = Hints::new();
-    hints.add(&volume, &sight(root.path(), None));
+    hints
+        .add(vec![volume.clone()], &sight(root.path(), None))
+        .await;
     fs::remove_dir(&volume.target_path).unwrap();
     let hinted = tokio::time::timeout(Duration::from_secs(5), hints.next()).await;
     assert!(hinted.unwrap() == [volume.clone()]);

@@ -1,5 +1,5 @@
-//! A Mount's outcome as the protocol's message, without a copy of any secret, and the room in memory that it
-//! takes, held until it has been sent.
+//! A Mount's outcome as the protocol's message, without a copy of any secret, and the memory that is reserved
+//! for it, held until it has been sent.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use http_body_util::BodyExt;
 use tonic::body::Body;
 
 use super::proto::{File, MountResponse, ObjectVersion};
+use crate::memory::Reservation;
 use crate::mount::{Mounted, Outcome};
-use crate::vault::Room;
 
 /// One file's content, lent by the outcome that holds it.
 struct Lent {
@@ -27,7 +27,7 @@ impl AsRef<[u8]> for Lent {
 
 /// Goes along with an answer, from the handler to the body.
 #[derive(Clone)]
-struct Held(#[expect(dead_code, reason = "held")] Arc<Room>);
+struct Held(#[expect(dead_code, reason = "held")] Arc<Vec<Reservation>>);
 
 /// The answer of a Mount that has succeeded.
 pub fn of(outcome: &Outcome, mounted: &Mounted) -> tonic::Response<MountResponse> {
@@ -49,12 +49,12 @@ pub fn of(outcome: &Outcome, mounted: &Mounted) -> tonic::Response<MountResponse
         error: None,
         files: files.collect(),
     });
-    let held = Held(Arc::clone(&mounted.room));
+    let held = Held(Arc::clone(&mounted.memory));
     answer.extensions_mut().insert(held);
     answer
 }
 
-/// Holds an answer's room until its body is dropped. The handler ends long before a driver that is busy
+/// Holds an answer's memory until its body is dropped. The handler ends long before a driver that is busy
 /// has read the answer, and the message, then, is still in memory.
 pub fn until_sent(mut response: http::Response<Body>) -> http::Response<Body> {
     let Some(held) = response.extensions_mut().remove::<Held>() else {

@@ -7,6 +7,7 @@
 
 use tonic::{Code, Status};
 
+use crate::memory::MemoryError;
 use crate::mount::MountError;
 use crate::params::Faults;
 use crate::policy::Violation;
@@ -113,9 +114,16 @@ fn code_of(error: &MountError) -> Final {
         MountError::Render(RenderError::BadEncoding { .. } | RenderError::NoKeys { .. }) => {
             Final::InvalidArgument
         }
+        MountError::Memory {
+            source: MemoryError::TooMuch(_),
+            ..
+        } => Final::FailedPrecondition,
         // Both were checked when the reply was read.
         MountError::Render(RenderError::NoReply { .. }) => Final::Internal,
-        MountError::Unfinished { .. }
+        MountError::Memory { .. }
+        | MountError::Blocking(_)
+        | MountError::Overdue { .. }
+        | MountError::Unfinished { .. }
         | MountError::CutShort
         | MountError::Unmounted
         | MountError::Stopping(_)
@@ -131,6 +139,7 @@ fn code_of_vault(kind: Kind) -> Final {
         Kind::TooLarge | Kind::Redirected => Final::FailedPrecondition,
         Kind::Sealed
         | Kind::Unreachable
+        | Kind::NotTaken
         | Kind::Interrupted
         | Kind::TimedOut
         | Kind::Untrusted

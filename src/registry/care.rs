@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::task::HandedOver;
 use crate::clock::Moment;
 use crate::grant::Renewal;
 use crate::grant::timing::{Life, Nature};
@@ -23,6 +24,7 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(3);
 pub const AT_ONCE: Moment = Moment::from_boot(Duration::ZERO);
 
 /// How a living thing is looked after.
+#[derive(Clone)]
 pub struct Care {
     /// Its life.
     pub life: Life,
@@ -32,8 +34,8 @@ pub struct Care {
     pub failures: u32,
     /// The time of the next attempt where that is not the planned one: a retry, a resumption.
     pub attempt_at: Option<Moment>,
-    /// An attempt is under way.
-    pub busy: bool,
+    /// The calls that are queued or under way.
+    pub calls: HandedOver,
     /// That no poll comes to replace it has been said.
     pub warned: bool,
     /// When the server was last seen to know it.
@@ -63,9 +65,9 @@ impl Care {
             jitter: rand::random(),
             failures: 0,
             attempt_at: None,
-            busy: false,
+            calls: HandedOver::default(),
             warned: false,
-            seen_alive_at: life.term.sent,
+            seen_alive_at: life.term.sent(),
             look_ups: LookUps::default(),
         }
     }
@@ -131,7 +133,7 @@ impl Care {
         self.attempt_at = None;
         if let Some(renewal) = renewal {
             self.life.renewed(&renewal);
-            self.seen_alive(renewal.term.sent);
+            self.seen_alive(renewal.term.sent());
             self.jitter = rand::random();
         }
     }
@@ -184,12 +186,15 @@ impl Care {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Polls {
     pub last: Option<Moment>,
+    #[serde(deserialize_with = "crate::clock::foreign::spans")]
     gaps: VecDeque<Duration>,
 }
 
 impl Polls {
     const KEPT: usize = 5;
     const NEEDED: usize = 2;
+    /// So many times the second largest gap is an outage.
+    const OUTAGE: u32 = 3;
     /// No poll for so long means that rotation is off.
     const SILENCE: Duration = Duration::from_secs(600);
 
@@ -202,12 +207,19 @@ impl Polls {
         }
     }
 
-    /// The largest of the last gaps, or `assumed` until two polls were seen.
+    /// The largest of the last gaps, or `assumed` until two polls were seen. One gap that is far larger than all others
+    /// is an outage (kubelet or the driver was down), and no interval; when a second one comes, it is.
     pub fn interval(&self, assumed: Duration) -> Duration {
         if self.gaps.len() < Self::NEEDED {
             return assumed;
         }
-        self.gaps.iter().max().copied().unwrap_or(assumed)
+        let mut gaps: Vec<Duration> = self.gaps.iter().copied().collect();
+        gaps.sort_unstable_by(|one, other| other.cmp(one));
+        match gaps.as_slice() {
+            [outage, usual, _, ..] if *outage > usual.saturating_mul(Self::OUTAGE) => *usual,
+            [largest, ..] => *largest,
+            [] => assumed,
+        }
     }
 
     /// When it is plain that no further poll comes, unless one does.

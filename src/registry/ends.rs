@@ -1,23 +1,29 @@
 //! How a volume comes to its end: its path is gone, or its pod, or a Mount that never succeeded.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use tracing::info;
-
 use super::Sighting;
-use super::agenda::VolumeKey;
+use super::evidence::PodNews;
+use super::task::VolumeKey;
+use super::telling;
 use super::volume::{Stage, Volume};
 use super::worker::Worker;
 use crate::spec::VolumeId;
 
+/// What kubelet grants where a pod says nothing.
+const USUAL_GRACE: Duration = Duration::from_secs(30);
+
 impl Volume {
     /// Whether the absence of its path is its end. Between two attempts of a first Mount the path is gone as
-    /// well; those end by themselves, or with their pod.
+    /// well: kubelet comes again as long as there is the pod.
     pub fn ends_with_its_path(&self) -> bool {
+        let pod_is_gone = self.forsaken_at.is_some();
         match self.stage {
             Stage::Mounted => true,
-            Stage::Opening => !self.mounting,
-            Stage::Parked { .. } | Stage::Leaving => false,
+            Stage::Opening => !self.mounting || pod_is_gone,
+            Stage::Parked { .. } => pod_is_gone,
+            Stage::Leaving => false,
         }
     }
 }
@@ -25,6 +31,9 @@ impl Volume {
 impl Worker {
     pub fn observed(&mut self, sightings: Vec<(VolumeId, Sighting)>) -> bool {
         let now = self.clock.now();
+        if !sightings.is_empty() {
+            self.sources.swept(now);
+        }
         let mut unconfirmed = false;
         for (id, sighting) in sightings {
             let confirm = self.settings.confirm;
@@ -34,9 +43,12 @@ impl Worker {
             match sighting {
                 Sighting::Present => {
                     volume.missing_since = None;
+                    volume.evidence.path_seen(now);
                     if !volume.seen {
                         volume.seen = true;
                         self.changed(key, None);
+                    } else if volume.doubted {
+                        self.settle(key);
                     }
                 }
                 Sighting::Absent => {
@@ -57,7 +69,6 @@ impl Worker {
     }
 
     pub fn pod_gone(&mut self, uid: &str, grace: Duration) {
-        let until = self.clock.now().plus(grace).plus(self.settings.unseen);
         let gone: Vec<VolumeKey> = self
             .volumes
             .iter()
@@ -65,28 +76,66 @@ impl Worker {
             .map(|(key, _)| *key)
             .collect();
         for key in gone {
+            self.without_pod(key, grace);
+        }
+    }
+
+    /// The pod watch has told who is there: who is not, is gone, also where that was never told. A forced deletion may
+    /// have come before the first Mount.
+    pub fn pods_there(&mut self, uids: &HashSet<String>) {
+        let now = self.clock.now();
+        self.sources.rolled(now);
+        let keys: Vec<VolumeKey> = self.volumes.keys().copied().collect();
+        for key in keys {
             let Some(volume) = self.volumes.get_mut(&key) else {
                 continue;
             };
-            if volume.seen && volume.ends_with_its_path() {
-                let _ = self.look.send(volume.id.clone());
-            } else if volume.forsaken_at.is_none() {
-                volume.forsaken_at = Some(until);
-                self.changed(key, None);
+            if volume.stage == Stage::Leaving {
+                continue;
             }
+            let named = uids.contains(&volume.id.pod_uid);
+            match volume.evidence.roll(named, now) {
+                PodNews::Missing => self.without_pod(key, USUAL_GRACE),
+                PodNews::Back => {
+                    volume.forsaken_at = None;
+                    self.changed(key, None);
+                }
+                PodNews::None if named && volume.doubted => self.settle(key),
+                PodNews::None => {}
+            }
+        }
+    }
+
+    /// Its pod is gone. Where its path was seen, that decides; else it is given up after its grace period and a
+    /// margin.
+    fn without_pod(&mut self, key: VolumeKey, grace: Duration) {
+        let now = self.clock.now();
+        let until = now.plus(grace).plus(self.settings.unseen);
+        let Some(volume) = self.volumes.get_mut(&key) else {
+            return;
+        };
+        volume.evidence.pod_gone(now);
+        let waits = !(volume.seen && volume.ends_with_its_path());
+        if waits && volume.forsaken_at.is_none() {
+            volume.forsaken_at = Some(until);
+        }
+        if volume.seen {
+            let _ = self.look.send(volume.id.clone());
+        }
+        if waits {
+            self.changed(key, None);
         }
     }
 
     pub fn release(&mut self, key: VolumeKey, why: &str) {
         let now = self.clock.now();
         if let Some(volume) = self.volumes.get_mut(&key) {
-            let (pod, namespace) = (volume.pod.name.as_str(), volume.pod.namespace.as_str());
-            if volume.lets_expire() {
-                info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are left to expire, as the class says (onUnmount: expire)");
-            } else {
-                info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are revoked");
-            }
+            telling::released(volume, volume.lets_expire(), why);
             volume.release(now);
+            // A first Mount that hangs keeps nothing waiting.
+            if let Some(mount) = self.mounts.get(&key) {
+                mount.cancel();
+            }
             self.changed(key, None);
         }
     }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use super::Settings;
 use super::journal;
 use super::record::Record;
+use super::schedule::Settled;
+use super::volume::Volume;
 use crate::clock::Moment;
 
 const NOW: Moment = Moment::from_boot(Duration::from_secs(1_000_000));
@@ -38,23 +41,35 @@ fn lived(record: Record, same_boot: bool) {
         );
     }
     volume.resume(POLL, POLL, NOW);
+    let settings = Settings::default();
     for hours in [0, 1, 24, 24 * 366 * 100] {
         let now = NOW.plus(Duration::from_secs(hours * 3600));
-        volume.expire(now);
-        volume.unattended(POLL, now);
+        settled(&mut volume, now, &settings);
         volume.answered(now);
-        volume.retire(Duration::from_secs(60), now);
-        assert!(
-            volume
-                .agenda(1, POLL, POLL, POLL * 5)
-                .iter()
-                .all(|(task, _)| task.volume() == 1)
-        );
+        settled(&mut volume, now, &settings);
     }
     volume.release(NOW);
-    volume.expire(Moment::from_boot(Duration::MAX));
+    settled(&mut volume, Moment::NEVER, &settings);
     assert!(
         volume.grants.is_empty(),
         "a volume that has left keeps nothing"
     );
+}
+
+/// What is due is done, once; the next time is a later one.
+fn settled(volume: &mut Volume, now: Moment, settings: &Settings) {
+    let settled = volume.settle(1, now, settings);
+    assert!(settled.wake.is_none_or(|wake| wake > now), "{settled:?}");
+    assert!(
+        settled
+            .calls
+            .iter()
+            .all(|call| volume.wants(*call, settings, now))
+    );
+    let again = volume.settle(1, now, settings);
+    let nothing = Settled {
+        wake: settled.wake,
+        ..Settled::default()
+    };
+    assert_eq!(again, nothing, "after {settled:?}");
 }

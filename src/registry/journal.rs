@@ -4,6 +4,7 @@
 //! record as JSON. It holds tokens and every reply that is not a static read, private keys included,
 //! because the next poll must be answered without issuing anything anew.
 
+mod loading;
 mod steps;
 
 use std::collections::HashMap;
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use tracing::{error, warn};
 use zeroize::Zeroizing;
 
+use self::loading::Loading;
 use super::record::Record;
 use super::volume::Volume;
 use crate::clock::Moment;
@@ -151,7 +153,13 @@ impl Journal {
     }
 
     /// Reads every file. One that is torn or not ours is set aside with a loud error; the others load.
-    pub(super) fn replay(&self, now: Moment, metrics: &Metrics) -> Replayed {
+    /// One that breaks `try_out`, or the process with it, twice is set aside as well: see [`loading`].
+    pub(super) fn replay(
+        &self,
+        now: Moment,
+        metrics: &Metrics,
+        try_out: &dyn Fn(&Volume),
+    ) -> Replayed {
         let mut volumes = Vec::new();
         let Some(open) = &self.open else {
             return Replayed { volumes };
@@ -164,6 +172,7 @@ impl Journal {
                 return Replayed { volumes };
             }
         };
+        let mut files = Vec::new();
         for path in entries.flatten().map(|entry| entry.path()) {
             let suffix = path.extension().unwrap_or_default();
             if suffix == TEMPORARY
@@ -171,19 +180,28 @@ impl Journal {
             {
                 warn!(%error, file = %path.display(), "what a kill left of a write cannot be erased");
             }
-            if suffix != SUFFIX {
-                continue;
-            }
-            match open.read(&path) {
-                Ok((record, same_boot)) => volumes.push(record.into_volume(same_boot, now)),
-                Err(reason) => {
-                    metrics.journal_error("corrupt");
-                    let aside = path.with_extension("corrupt");
-                    let moved = fs::rename(&path, &aside);
-                    error!(%reason, file = %aside.display(), moved = moved.is_ok(), "a journal file is unusable and was set aside: its volume's credentials live to their own end");
-                }
+            if suffix == SUFFIX {
+                files.push(path);
             }
         }
+        let mut load = |path: &Path, found: &mut dyn FnMut(String)| match open.read(path) {
+            Ok((record, same_boot)) => {
+                let volume = record.into_volume(same_boot, now);
+                found(format!("{}/{}", volume.pod.namespace, volume.pod.name));
+                try_out(&volume);
+                Some(volume)
+            }
+            Err(reason) => {
+                metrics.journal_error("corrupt");
+                let aside = path.with_extension("corrupt");
+                let moved = fs::rename(path, &aside);
+                error!(%reason, file = %aside.display(), moved = moved.is_ok(), "a journal file is unusable and was set aside: its volume's credentials live to their own end");
+                None
+            }
+        };
+        let mut loading = Loading::of(&open.directory);
+        let loaded = loading.load_all(files, metrics, &mut load);
+        volumes.extend(loaded.into_iter().flatten());
         Replayed { volumes }
     }
 
@@ -211,6 +229,8 @@ struct Order {
     file: String,
     /// `None` erases the file.
     bytes: Option<Zeroizing<Vec<u8>>>,
+    /// In place of that: set it aside.
+    aside: bool,
     /// Told when the order was carried out.
     done: Vec<oneshot::Sender<()>>,
 }
@@ -232,7 +252,19 @@ impl Writer {
         let _ = self.orders.send(Order {
             file: file_name(volume),
             bytes,
+            aside: false,
             done: done.into_iter().collect(),
+        });
+    }
+
+    /// Sets a volume's file aside: what it holds broke the daemon.
+    pub fn quarantine(&self, volume: &VolumeId) {
+        // As above.
+        let _ = self.orders.send(Order {
+            file: file_name(volume),
+            bytes: None,
+            aside: true,
+            done: Vec::new(),
         });
     }
 }
@@ -297,6 +329,7 @@ fn newest(batch: Vec<Order>) -> Vec<Order> {
         {
             Some(earlier) => {
                 earlier.bytes = order.bytes;
+                earlier.aside = order.aside;
                 earlier.done.extend(order.done);
             }
             None => {
@@ -328,6 +361,7 @@ impl Open {
         let path = self.directory.join(&order.file);
         let result = match &order.bytes {
             Some(bytes) => self.replace(&path, bytes),
+            None if order.aside => loading::set_aside(&path),
             None => erase(&path),
         };
         order.tell_done();

@@ -1,11 +1,13 @@
 //! A volume as it stands in its journal file: the only place where tokens and replies are written out.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::care::{Care, Polls};
+use super::evidence::Evidence;
 use super::volume::{Duty, HeldGrant, HeldSession, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Life;
@@ -153,14 +155,19 @@ impl Record {
                 term
             } else {
                 // When it was granted is unknown: at the latest it ends its whole term from now.
-                Term { sent: now, ..term }
+                Term::new(now, term.granted())
             }
         };
         let care = |mut life: Life| {
             life.term = in_this_boot(life.term);
             Care::new(life)
         };
-        let sessions = self.sessions.into_iter().map(|record| {
+        // Keys are given anew: those of a file may be any numbers, and the worker counts on from the largest.
+        let renumbered: HashMap<u64, u64> = (0..)
+            .zip(&self.sessions)
+            .map(|(new, record)| (record.key, new))
+            .collect();
+        let sessions = (0..).zip(self.sessions).map(|(key, record)| {
             let session = Session {
                 id: record.id,
                 endpoint: record.endpoint,
@@ -181,10 +188,12 @@ impl Record {
                 dead: record.dead,
                 shared: false,
             };
-            (record.key, held)
+            (key, held)
         });
         let sessions = sessions.collect();
-        let grants = self.grants.into_iter().map(|record| {
+        let grants = self.grants.into_iter().filter_map(|record| {
+            // Without its session nothing can be done for it.
+            let session = renumbered.get(&record.session).copied()?;
             let grant = Grant {
                 request: record.request,
                 body: SecretBytes::from(record.body.expose().as_bytes().to_vec()),
@@ -193,14 +202,14 @@ impl Record {
                 keep: record.keep,
                 term: in_this_boot(record.term),
             };
-            HeldGrant {
+            Some(HeldGrant {
                 grant: Arc::new(grant),
-                session: record.session,
+                session,
                 care: care(record.life),
                 duty: record.duty,
                 lost: record.lost,
                 shared: false,
-            }
+            })
         });
         let grants = (0..).zip(grants).collect();
         let mut volume = Volume {
@@ -214,6 +223,8 @@ impl Record {
             missing_since: None,
             logged_in_at: None,
             forsaken_at: self.forsaken_at.filter(|_| same_boot),
+            evidence: Evidence::default(),
+            doubted: false,
             polls: if same_boot {
                 self.polls
             } else {

@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
 use super::Held;
 use super::volume::{Duty, Stage, Volume};
 use crate::clock::Moment;
@@ -54,6 +56,7 @@ impl Volume {
             fresh_login_allowed: self.logged_in_at.is_none_or(paced),
             session: session.map(|(_, held)| Arc::clone(&held.session)),
             grants,
+            ended: CancellationToken::new(),
         }
     }
 }

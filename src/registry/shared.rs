@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::agenda::{ItemKey, VolumeKey};
+use super::task::{ItemKey, VolumeKey};
 use super::volume::{Duty, HeldGrant, HeldSession, Volume};
 use super::worker::Worker;
 use crate::grant::TokenKind;

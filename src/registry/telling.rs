@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
+use super::evidence::Verdict;
 use super::notice::{NoticeKind, Notices};
 use super::volume::Volume;
 use crate::grant::timing::Nature;
@@ -40,6 +41,35 @@ pub fn ended(volume: &Volume, missed: &[Nature], metrics: &Metrics, notices: &No
     }
 }
 
+/// Says why a volume has ended, and what becomes of its credentials.
+pub fn released(volume: &Volume, expires: bool, why: &str) {
+    let (pod, namespace) = (volume.pod.name.as_str(), volume.pod.namespace.as_str());
+    if expires {
+        info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are left to expire, as the class says (onUnmount: expire)");
+    } else {
+        info!(volume = %volume.id, pod, namespace, why, "volume ended: its credentials are revoked");
+    }
+}
+
+/// Says, once, that nothing shows that a volume is there, and once that something does again.
+pub fn judged(volume: &Volume, verdict: Verdict, notices: &Notices) {
+    let (pod, namespace) = (volume.pod.name.as_str(), volume.pod.namespace.as_str());
+    match verdict {
+        Verdict::Doubtful(why) if !volume.doubted => {
+            warn!(volume = %volume.id, pod, namespace, why, "nothing shows that this volume is still mounted: it is not renewed any more, and its credentials run out by themselves");
+            let text = format!(
+                "nothing shows that the volume of class {:?} is still mounted ({why}): its credentials are not renewed any more; a rotation poll ends that",
+                volume.class
+            );
+            notices.tell(volume, NoticeKind::CannotRenew, text);
+        }
+        Verdict::Alive if volume.doubted => {
+            info!(volume = %volume.id, pod, namespace, "the volume is there: it is renewed again");
+        }
+        Verdict::Doubtful(_) | Verdict::Alive => {}
+    }
+}
+
 /// Says, in time, that no poll comes to replace what ends then.
 pub fn unattended(
     volume: &Volume,
@@ -72,7 +102,7 @@ pub fn too_short(volume: &Volume, poll: Duration, notices: &Notices) {
     let cares = volume.open_cares();
     for care in cares.filter(|care| care.life.too_short_for(poll)) {
         let kind = noun(care.life.nature);
-        let (ttl_seconds, poll_seconds) = (care.life.term.granted.as_secs(), poll.as_secs());
+        let (ttl_seconds, poll_seconds) = (care.life.term.granted().as_secs(), poll.as_secs());
         warn!(
             volume = %volume.id,
             pod = volume.pod.name,

@@ -1,11 +1,19 @@
 //! The worker on a paused clock: days pass in milliseconds. The keeper is a fake that plays the server.
 
+mod broken;
+mod edited;
 mod ends;
+mod evidence;
 mod failing;
+mod histories;
 mod look_ups;
 mod mounts;
 mod outage;
+mod settle;
+mod world;
+mod writer;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
@@ -14,7 +22,7 @@ use futures::future::BoxFuture;
 use super::notice::NoticeKind;
 use super::*;
 use crate::clock::Moment;
-use crate::grant::{Keep, KeepError, Renewal, Revoked, Term, TokenKind};
+use crate::grant::{Admitted, Keep, KeepError, PlannedCall, Renewal, Revoked, Term, TokenKind};
 use crate::redacted::{Secret, SecretBytes};
 use crate::spec::{Endpoint, Login, Method, Object, OnUnmount, Pod, Selector, Tls};
 
@@ -40,6 +48,8 @@ enum Mood {
     LeasesBroken,
     /// No policy allows a look-up.
     LookUpsForbidden,
+    /// No policy but `default`: no lease may be revoked.
+    DefaultPolicy,
 }
 
 struct Server {
@@ -64,10 +74,14 @@ impl Server {
     fn renewal(&self, mood: Mood) -> Result<Renewal, KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
+            Mood::Well
+            | Mood::NoSuchLease
+            | Mood::LeasesBroken
+            | Mood::LookUpsForbidden
+            | Mood::DefaultPolicy => {
                 let sent = self.clock.now();
                 let granted = self.term.min(self.last.since(sent));
-                let term = Term { sent, granted };
+                let term = Term::new(sent, granted);
                 Ok(Renewal {
                     term,
                     renewable: true,
@@ -85,7 +99,7 @@ impl Server {
     fn look_up(&self, mood: Mood, lease: bool) -> Result<(), KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well | Mood::LeasesBroken => Ok(()),
+            Mood::Well | Mood::LeasesBroken | Mood::DefaultPolicy => Ok(()),
             Mood::Away => Err(KeepError::Transient {
                 why,
                 retry_after: None,
@@ -97,12 +111,15 @@ impl Server {
         }
     }
 
-    fn revocation(mood: Mood) -> Result<Revoked, KeepError> {
+    fn revocation(mood: Mood, lease: bool) -> Result<Revoked, KeepError> {
         let why = "as the test wants".to_owned();
         match mood {
-            Mood::Well | Mood::NoSuchLease | Mood::LeasesBroken | Mood::LookUpsForbidden => {
-                Ok(Revoked::Accepted)
-            }
+            Mood::DefaultPolicy if lease => Err(KeepError::Forbidden { why }),
+            Mood::Well
+            | Mood::NoSuchLease
+            | Mood::LeasesBroken
+            | Mood::LookUpsForbidden
+            | Mood::DefaultPolicy => Ok(Revoked::Accepted),
             Mood::Away => Err(KeepError::Transient {
                 why,
                 retry_after: None,
@@ -111,11 +128,15 @@ impl Server {
         }
     }
 
-    fn admit(&self) -> Result<(), Moment> {
-        let until = self.closed_until.lock().unwrap();
-        until
-            .filter(|until| *until > self.clock.now())
-            .map_or(Ok(()), Err)
+    /// Waits for as long as nobody is to call.
+    async fn opens(&self) {
+        loop {
+            let until = *self.closed_until.lock().unwrap();
+            let Some(until) = until.filter(|until| *until > self.clock.now()) else {
+                return;
+            };
+            tokio::time::sleep(until.since(self.clock.now()).min(SECOND / 2)).await;
+        }
     }
 
     fn count(&self, what: &str) -> usize {
@@ -128,8 +149,12 @@ impl Server {
 struct Fake(Arc<Server>);
 
 impl LeaseKeeper for Fake {
-    fn admit(&self, _: &str, _: Moment) -> Result<(), Moment> {
-        self.0.admit()
+    fn admit(&self, _: PlannedCall) -> BoxFuture<'static, Admitted> {
+        let server = Arc::clone(&self.0);
+        Box::pin(async move {
+            server.opens().await;
+            Admitted::holding(())
+        })
     }
 
     fn renew_session(
@@ -185,7 +210,7 @@ impl LeaseKeeper for Fake {
         _: Arc<Session>,
         _: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
-        let answer = Server::revocation(self.0.note("revoke token"));
+        let answer = Server::revocation(self.0.note("revoke token"), false);
         Box::pin(async { answer })
     }
 
@@ -195,7 +220,7 @@ impl LeaseKeeper for Fake {
         _: String,
         _: Duration,
     ) -> BoxFuture<'static, Result<Revoked, KeepError>> {
-        let answer = Server::revocation(self.0.note("revoke lease"));
+        let answer = Server::revocation(self.0.note("revoke lease"), true);
         Box::pin(async { answer })
     }
 }
@@ -273,8 +298,13 @@ impl Node {
         });
         let metrics = Metrics::new();
         let (notices, told) = Notices::channel(metrics.clone());
+        // Nobody looks at paths here, or tells who is there.
+        let settings = Settings {
+            unattested: Duration::MAX,
+            ..Settings::default()
+        };
         let (registry, looks, worker) = Registry::start(
-            Settings::default(),
+            settings,
             Arc::new(Fake(Arc::clone(&server))),
             Arc::new(clock),
             Journal::none(),
@@ -282,7 +312,6 @@ impl Node {
             notices,
         );
         tokio::spawn(worker);
-        // Nobody looks at paths here.
         std::mem::forget(looks);
         Self {
             registry,
@@ -306,10 +335,7 @@ impl Node {
     }
 
     fn term(&self) -> Term {
-        Term {
-            sent: self.clock.now(),
-            granted: self.server.term,
-        }
+        Term::new(self.clock.now(), self.server.term)
     }
 
     fn login(&self) -> Arc<Session> {
@@ -347,7 +373,16 @@ impl Node {
     }
 
     async fn mount_of(&self, spec: &Arc<MountSpec>) -> (bool, bool) {
-        let (claim, held) = self.registry.begin(Arc::clone(spec), true).await.unwrap();
+        self.mount_seen(spec, true).await
+    }
+
+    /// One whose path we cannot see.
+    async fn mount_unseen(&self, spec: &Arc<MountSpec>) {
+        self.mount_seen(spec, false).await;
+    }
+
+    async fn mount_seen(&self, spec: &Arc<MountSpec>, seen: bool) -> (bool, bool) {
+        let (claim, held) = self.registry.begin(Arc::clone(spec), seen).await.unwrap();
         let logs_in = held.session.is_none();
         let session = match held.session {
             Some(session) => session,

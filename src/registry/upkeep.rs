@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::agenda::{ItemKey, Task};
 use super::care::{Care, LookUps};
 use super::notice::{NoticeKind, Notices};
-use super::volume::Volume;
+use super::task::{ItemKey, Task};
+use super::volume::{HeldGrant, HeldSession, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::retry_delay;
 use crate::grant::{KeepError, Renewal, Revoked};
@@ -37,6 +37,14 @@ impl Item {
         }
     }
 
+    /// Whether it is known to the server, as far as we know, and not on its way to revocation.
+    fn in_use(self, volume: &Volume) -> bool {
+        match self {
+            Self::Session(key) => volume.sessions.get(&key).is_some_and(HeldSession::lives),
+            Self::Lease(key) => volume.grants.get(&key).is_some_and(HeldGrant::lives),
+        }
+    }
+
     /// How it is looked after, and what it is called: a session by its id, a lease by its path.
     fn of(self, volume: &mut Volume) -> Option<(&mut Care, String)> {
         match self {
@@ -62,6 +70,7 @@ pub fn apply(
     metrics: &Metrics,
     notices: &Notices,
 ) {
+    volume.call_ended(task);
     let item = match task {
         Task::RenewSession(_, key) | Task::RevokeSession(_, key) | Task::LookUpSession(_, key) => {
             Item::Session(key)
@@ -69,7 +78,6 @@ pub fn apply(
         Task::RenewLease(_, key) | Task::RevokeLease(_, key) | Task::LookUpLease(_, key) => {
             Item::Lease(key)
         }
-        Task::Retire(_) | Task::Expire(_) | Task::GiveUp(_) | Task::Warn(_) => return,
     };
     let answer = match outcome {
         Outcome::Broken => Err(KeepError::Transient {
@@ -102,10 +110,17 @@ fn renewed(
     notices: &Notices,
 ) {
     let (kind, id) = (item.kind(), volume.id.to_string());
+    let in_use = item.in_use(volume);
     let Some((care, name)) = item.of(volume) else {
         return;
     };
-    care.busy = false;
+    if !in_use {
+        // Released, or found dead, while the renewal was under way. Its revocation must know how long it lives.
+        if let Ok(Some(renewal)) = answer {
+            care.life.renewed(&renewal);
+        }
+        return;
+    }
     match answer {
         Ok(renewal) => {
             metrics.renewal(kind, "ok");
@@ -113,7 +128,11 @@ fn renewed(
             if care.life.capped {
                 info!(
                     volume = id,
-                    kind, name, "its end is final: it is replaced at the last poll but one before"
+                    pod = volume.pod.name,
+                    namespace = volume.pod.namespace,
+                    kind,
+                    name,
+                    "its end is final: it is replaced at the last poll but one before"
                 );
             } else {
                 debug!(volume = id, kind, name, "renewed");
@@ -125,7 +144,13 @@ fn renewed(
             let failures = care.failures;
             warn!(
                 volume = id,
-                kind, name, why, failures, "not renewed; it is tried again"
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
+                kind,
+                name,
+                why,
+                failures,
+                "not renewed; it is tried again"
             );
         }
         Err(KeepError::Forbidden { why }) => {
@@ -135,6 +160,8 @@ fn renewed(
             if first {
                 warn!(
                     volume = id,
+                    pod = volume.pod.name,
+                    namespace = volume.pod.namespace,
                     kind,
                     name,
                     why,
@@ -151,7 +178,12 @@ fn renewed(
             care.life.capped = true;
             warn!(
                 volume = id,
-                kind, name, why, "cannot be renewed: it is replaced at a poll before its end"
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
+                kind,
+                name,
+                why,
+                "cannot be renewed: it is replaced at a poll before its end"
             );
             let text =
                 format!("the {kind} cannot be renewed; a rotation poll must replace it: {why}");
@@ -161,6 +193,8 @@ fn renewed(
             metrics.renewal(kind, "dead");
             error!(
                 volume = id,
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
                 kind,
                 name,
                 why = %error,
@@ -188,10 +222,13 @@ fn looked_up(
         Item::Session(key) => Some(key),
         Item::Lease(key) => volume.grants.get(&key).map(|held| held.session),
     };
+    if !item.in_use(volume) {
+        // It was released, or found dead, while the question was under way.
+        return;
+    }
     let Some((care, name)) = item.of(volume) else {
         return;
     };
-    care.busy = false;
     let suspected = matches!(care.look_ups, LookUps::Suspected(_));
     match answer {
         Ok(_) => {
@@ -240,6 +277,8 @@ fn looked_up(
             metrics.look_up(kind, "dead");
             error!(
                 volume = id,
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
                 kind,
                 name,
                 why = %error,
@@ -285,7 +324,6 @@ fn revoked(
     let Some((care, name)) = item.of(volume) else {
         return;
     };
-    care.busy = false;
     match (answer, item) {
         (Err(KeepError::Transient { why, retry_after }), _) => {
             metrics.release(kind, "retry");
@@ -293,6 +331,8 @@ fn revoked(
             let failures = care.failures;
             warn!(
                 volume = id,
+                pod = volume.pod.name,
+                namespace = volume.pod.namespace,
                 kind,
                 name,
                 why,
@@ -308,6 +348,8 @@ fn revoked(
             if care.failures == 1 {
                 error!(
                     volume = id,
+                    pod = volume.pod.name,
+                    namespace = volume.pod.namespace,
                     kind,
                     name,
                     why,

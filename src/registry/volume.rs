@@ -1,5 +1,5 @@
-//! One volume's state and what changes it. Pure: no task, no clock, no call; the worker derives its
-//! agenda from what stands here.
+//! One volume's state and what changes it. Pure: no task, no clock, no call; `schedule.rs` derives what is due
+//! from what stands here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::agenda::ItemKey;
 use super::care::{Care, Polls};
+use super::evidence::Evidence;
+use super::task::ItemKey;
 use crate::clock::Moment;
 use crate::grant::timing::{Life, resume_at};
 use crate::grant::{Grant, Session};
@@ -52,7 +53,22 @@ pub enum Duty {
     Releasing,
 }
 
+impl Duty {
+    /// When what was replaced, and is confirmed to be, has drained for long enough.
+    pub fn drained_at(self, drain: Duration) -> Option<Moment> {
+        match self {
+            Self::Draining {
+                since,
+                confirmed: true,
+                ..
+            } => Some(since.plus(drain)),
+            Self::Open | Self::Draining { .. } | Self::Releasing => None,
+        }
+    }
+}
+
 /// A session of the volume.
+#[derive(Clone)]
 pub struct HeldSession {
     pub session: Arc<Session>,
     pub care: Care,
@@ -71,6 +87,7 @@ impl HeldSession {
 }
 
 /// A reply of the volume.
+#[derive(Clone)]
 pub struct HeldGrant {
     pub grant: Arc<Grant>,
     /// The session it was read under, or the one that has taken it over.
@@ -91,6 +108,7 @@ impl HeldGrant {
 }
 
 /// A volume, as the worker keeps it.
+#[derive(Clone)]
 pub struct Volume {
     pub id: VolumeId,
     pub pod: Pod,
@@ -106,6 +124,10 @@ pub struct Volume {
     pub missing_since: Option<Moment>,
     /// Its pod is gone and its path was never seen: when it is given up.
     pub forsaken_at: Option<Moment>,
+    /// What shows that it is there.
+    pub evidence: Evidence,
+    /// Nothing does: it is not renewed.
+    pub doubted: bool,
     pub polls: Polls,
     /// The last login at a poll.
     pub logged_in_at: Option<Moment>,
@@ -117,16 +139,27 @@ pub struct Volume {
 
 impl Volume {
     pub fn new(spec: &MountSpec) -> Self {
+        let (id, pod) = (spec.volume.clone(), spec.pod.clone());
         Self {
-            id: spec.volume.clone(),
-            pod: spec.pod.clone(),
             class: spec.class.clone(),
-            on_unmount: spec.on_unmount,
+            ..Self::of(id, pod, spec.on_unmount)
+        }
+    }
+
+    /// One that holds nothing yet.
+    pub fn of(id: VolumeId, pod: Pod, on_unmount: OnUnmount) -> Self {
+        Self {
+            id,
+            pod,
+            class: String::new(),
+            on_unmount,
             stage: Stage::Opening,
             mounting: false,
             seen: false,
             missing_since: None,
             forsaken_at: None,
+            evidence: Evidence::default(),
+            doubted: false,
             polls: Polls::default(),
             logged_in_at: None,
             requests: 0,
@@ -143,6 +176,7 @@ impl Volume {
     /// Goes on after a restart: renewals spread out, what was owed its revocation gets it now, and a
     /// first Mount that was cut short waits `park` for its volume to come back.
     pub fn resume(&mut self, poll: Duration, park: Duration, now: Moment) {
+        self.evidence.begin(now);
         for (duty, care) in self.duties() {
             // As if all had just been seen: their look-ups spread over most of the interval.
             care.seen_alive_at = now;
@@ -164,6 +198,8 @@ impl Volume {
             // Leases we never saw may hang from its session: it is not built upon.
             self.forsaken_at = Some(now.plus(park));
         }
+        // What ended meanwhile, or what no call can be made for, waits for nothing.
+        self.settle_releases(now);
     }
 
     /// A Mount begins. What an earlier process left half-done is not built upon; tells whether there was any.
@@ -187,6 +223,9 @@ impl Volume {
         self.on_unmount = spec.on_unmount;
         self.mounting = true;
         self.seen |= seen;
+        if seen {
+            self.evidence.path_seen(now);
+        }
         self.missing_since = None;
         self.forsaken_at = None;
         cut_short
@@ -257,6 +296,16 @@ impl Volume {
         );
     }
 
+    /// A reply that no Mount has waited for: nothing shows it, and its lease is to be revoked.
+    pub fn add_late(&mut self, key: ItemKey, session: ItemKey, grant: &Arc<Grant>, now: Moment) {
+        self.add_grant(key, session, grant);
+        if let Some(held) = self.grants.get_mut(&key) {
+            held.duty = Duty::Releasing;
+            held.care.at_once();
+        }
+        self.settle_releases(now);
+    }
+
     /// The key of a session of ours.
     pub fn session_key(&self, id: &str) -> Option<ItemKey> {
         self.sessions
@@ -275,7 +324,9 @@ impl Volume {
         park: Duration,
         now: Moment,
     ) -> Vec<String> {
-        if self.stage != Stage::Mounted {
+        // What was got for a first Mount that nobody waited for has never been in a file.
+        let shown = self.stage == Stage::Mounted;
+        if !shown {
             self.stage = Stage::Parked {
                 until: now.plus(park),
             };
@@ -283,10 +334,17 @@ impl Volume {
         if self.polls.last.is_none() {
             self.polls.note(now);
         }
-        let draining = Duty::Draining {
-            since: now,
-            answered: false,
-            confirmed: false,
+        let replace = |duty: &mut Duty, care: &mut Care| {
+            if shown {
+                *duty = Duty::Draining {
+                    since: now,
+                    answered: false,
+                    confirmed: false,
+                };
+            } else {
+                *duty = Duty::Releasing;
+                care.at_once();
+            }
         };
         // Static reads are repeated by every Mount, and their grants do not come here: the token has served.
         if grants.len() < self.requests
@@ -299,7 +357,7 @@ impl Volume {
             if grants.iter().any(|used| Arc::ptr_eq(used, &held.grant)) {
                 held.session = session;
             } else if held.duty == Duty::Open {
-                held.duty = draining;
+                replace(&mut held.duty, &mut held.care);
                 let request = &held.grant.request;
                 if grants.iter().any(|used| used.request == *request) {
                     replaced.push(request.path.clone());
@@ -311,7 +369,7 @@ impl Volume {
             .retain(|_, held| held.duty == Duty::Open || held.grant.lease_id().is_some());
         for (key, held) in &mut self.sessions {
             if *key != session && held.duty == Duty::Open {
-                held.duty = draining;
+                replace(&mut held.duty, &mut held.care);
             }
         }
         self.settle_releases(now);
@@ -347,8 +405,12 @@ impl Volume {
 
     /// Moves on what has drained for long enough and is confirmed: to its revocation, or out of our hands,
     /// for a container's environment keeps what was replaced as long as the container runs.
-    pub fn retire(&mut self, drain: Duration, now: Moment) {
-        let over = |duty: &Duty| matches!(duty, Duty::Draining { since, confirmed: true, .. } if since.plus(drain) <= now);
+    /// Tells whether there was any.
+    pub fn retire(&mut self, drain: Duration, now: Moment) -> bool {
+        let over = |duty: &Duty| duty.drained_at(drain).is_some_and(|at| at <= now);
+        if !self.duties().any(|(duty, _)| over(duty)) {
+            return false;
+        }
         if self.lets_expire() {
             self.forget(over);
         }
@@ -359,6 +421,7 @@ impl Volume {
             }
         }
         self.settle_releases(now);
+        true
     }
 
     /// The volume is at its end: everything is to be revoked, or forgotten where the class lets it expire.
@@ -435,6 +498,17 @@ impl Volume {
         sessions
             .map(|held| &held.care)
             .chain(grants.map(|held| &held.care))
+    }
+
+    /// The same, to be changed.
+    pub fn open_cares_mut(&mut self) -> impl Iterator<Item = &mut Care> {
+        let sessions = self.sessions.values_mut();
+        let sessions = sessions.filter(|held| held.duty == Duty::Open && !held.dead);
+        let grants = self.grants.values_mut();
+        let grants = grants.filter(|held| held.duty == Duty::Open && !held.lost);
+        sessions
+            .map(|held| &mut held.care)
+            .chain(grants.map(|held| &mut held.care))
     }
 
     pub fn duties(&mut self) -> impl Iterator<Item = (&mut Duty, &mut Care)> {

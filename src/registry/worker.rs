@@ -8,15 +8,18 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::agenda::{Agenda, Task, VolumeKey};
+use super::calls::Finished;
+use super::deadline_queue::DeadlineQueue;
+use super::evidence::{Sources, Verdict};
+use super::heartbeat::Heartbeat;
 use super::journal::{Journal, Writer};
-use super::lane::Lane;
-use super::lanes::Finished;
 use super::notice::Notices;
 use super::record::Record;
 use super::shared::Uses;
+use super::task::{Task, VolumeKey};
 use super::telling;
 use super::volume::{Stage, Volume};
 use super::{Ending, Held, Message, Settings};
@@ -26,8 +29,11 @@ use crate::metrics::Metrics;
 use crate::spec::{MountSpec, VolumeId};
 
 /// The queue is looked at this often even if nothing is due: a suspended node's timers stand still
-/// while its boot-time clock goes on.
-const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// while its boot-time clock goes on. The heartbeat is as old at most.
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// As many messages, ended calls and due volumes are handled in one turn of the loop: whatever is due, each of them
+/// has its turn, and so have the other tasks of the process.
+const AT_A_TURN: usize = 64;
 
 pub(super) struct Worker {
     pub(super) settings: Settings,
@@ -39,17 +45,22 @@ pub(super) struct Worker {
     pub(super) look: mpsc::UnboundedSender<VolumeId>,
     pub(super) volumes: BTreeMap<VolumeKey, Volume>,
     keys: HashMap<VolumeId, VolumeKey>,
+    /// Tells the Mounts under way that their volume has been released.
+    pub(super) mounts: HashMap<VolumeKey, CancellationToken>,
     next_key: u64,
-    agenda: Agenda,
-    /// What stands in the agenda for each volume, to be struck out when the volume changes.
-    planned: HashMap<VolumeKey, Vec<Task>>,
+    pub(super) deadlines: DeadlineQueue,
+    pub(super) heartbeat: Heartbeat,
     pub(super) jobs: JoinSet<Finished>,
-    pub(super) lanes: HashMap<String, Lane>,
+    /// Renewals and revocations that wait for their turn.
+    pub(super) waiting_calls: usize,
     pub(super) uses: Uses,
+    /// When each source of evidence last worked.
+    pub(super) sources: Sources,
     /// When the metrics that look at every volume were made last.
     pub(super) surveyed_at: Option<Moment>,
-    journal: Option<Writer>,
-    written: Option<BoxFuture<'static, ()>>,
+    pub(super) journal: Option<Writer>,
+    /// The journal's writer, until it runs.
+    pub(super) written: Option<BoxFuture<'static, ()>>,
 }
 
 impl Worker {
@@ -62,7 +73,9 @@ impl Worker {
         notices: Notices,
         look: mpsc::UnboundedSender<VolumeId>,
     ) -> Self {
-        let replayed = journal.replay(clock.now(), &metrics).volumes;
+        let now = clock.now();
+        let try_out = |volume: &Volume| try_out(volume.clone(), &settings, now);
+        let replayed = journal.replay(now, &metrics, &try_out).volumes;
         let (writer, written) = journal.writer(metrics.clone());
         let mut worker = Self {
             settings,
@@ -74,12 +87,14 @@ impl Worker {
             surveyed_at: None,
             volumes: BTreeMap::new(),
             keys: HashMap::new(),
+            mounts: HashMap::new(),
             next_key: 0,
-            agenda: Agenda::default(),
-            planned: HashMap::new(),
+            deadlines: DeadlineQueue::default(),
+            heartbeat: Heartbeat::default(),
             jobs: JoinSet::new(),
-            lanes: HashMap::new(),
+            waiting_calls: 0,
             uses: Uses::default(),
+            sources: Sources::new(now),
             journal: Some(writer),
             written: Some(Box::pin(written)),
         };
@@ -91,19 +106,33 @@ impl Worker {
         let Some(written) = self.written.take() else {
             return;
         };
-        let writing = tokio::spawn(written);
+        let mut writing = tokio::spawn(written);
         let stopped = loop {
-            self.start_due();
-            self.pump_resumed();
+            self.heartbeat.beat(self.clock.now());
+            if let Some(stopped) = self.take_messages(&mut inbox) {
+                break stopped;
+            }
+            self.take_results();
+            self.settle_due();
             self.survey();
             let pause = self.pause();
+            if pause.is_zero() {
+                tokio::task::yield_now().await;
+                continue;
+            }
             tokio::select! {
+                biased;
                 message = inbox.recv() => match message {
                     Some(Message::Stop { done }) => break Some(done),
-                    Some(message) => self.handle(message),
+                    Some(message) => self.handle_guarded(message),
                     None => break None,
                 },
                 Some(finished) = self.jobs.join_next() => self.finished(finished),
+                // Whoever waits for a journalled state would wait for ever.
+                ended = &mut writing => {
+                    error!(panicked = ended.is_err(), "the journal's writer has ended by itself: so does the registry, and is started anew");
+                    return;
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         };
@@ -119,6 +148,32 @@ impl Worker {
         }
     }
 
+    /// Handles messages that are there. `Some`: the loop ends, and whom to tell; a stop comes after what was said
+    /// before it.
+    fn take_messages(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<Message>,
+    ) -> Option<Option<oneshot::Sender<()>>> {
+        for _ in 0..AT_A_TURN {
+            match inbox.try_recv() {
+                Ok(Message::Stop { done }) => return Some(Some(done)),
+                Ok(message) => self.handle_guarded(message),
+                Err(mpsc::error::TryRecvError::Empty) => return None,
+                Err(mpsc::error::TryRecvError::Disconnected) => return Some(None),
+            }
+        }
+        None
+    }
+
+    fn take_results(&mut self) {
+        for _ in 0..AT_A_TURN {
+            let Some(finished) = self.jobs.try_join_next() else {
+                return;
+            };
+            self.finished(finished);
+        }
+    }
+
     /// Takes over what the journal held: renewals spread out, paths looked at now.
     fn resume(&mut self, volumes: Vec<Volume>) {
         let now = self.clock.now();
@@ -127,7 +182,9 @@ impl Worker {
             let poll = volume.polls.interval(self.settings.poll);
             volume.resume(poll, self.settings.park, now);
             let used = volume.sessions.keys().chain(volume.grants.keys()).max();
-            self.next_key = self.next_key.max(used.map_or(0, |key| key + 1));
+            self.next_key = self
+                .next_key
+                .max(used.map_or(0, |key| key.saturating_add(1)));
             let key = self.new_key();
             self.keys.insert(volume.id.clone(), key);
             // Fails only when nobody looks at paths any more: at shutdown.
@@ -139,19 +196,23 @@ impl Worker {
                 // Of another boot, and left to expire: its file goes.
                 self.changed(key, None);
             } else {
-                self.plan(key);
+                // At the loop's first turns.
+                self.deadlines.set(key, Some(now));
             }
         }
+        self.metrics.volumes(self.volumes.len());
         if count > 0 {
             info!(volumes = count, "journal replayed: renewals go on");
         }
     }
 
-    fn handle(&mut self, message: Message) {
+    pub(super) fn handle(&mut self, message: Message) {
         match message {
             Message::Begin { spec, seen, reply } => {
-                // A Mount that has gone away meanwhile drops its claim, which ends it.
-                let _ = reply.send(self.begin(&spec, seen));
+                if let Some(held) = self.begin(&spec, seen) {
+                    // A Mount that has gone away meanwhile drops its claim, which ends it.
+                    let _ = reply.send(held);
+                }
             }
             Message::Hold {
                 volume,
@@ -164,6 +225,11 @@ impl Worker {
                 session,
                 grants,
             } => self.discard(&volume, &session, &grants),
+            Message::Late {
+                volume,
+                session,
+                grant,
+            } => self.late(&volume, &session, &grant),
             Message::End {
                 volume,
                 ending,
@@ -188,34 +254,40 @@ impl Worker {
                 let _ = reply.send(self.observed(sightings));
             }
             Message::PodGone { uid, grace } => self.pod_gone(&uid, grace),
+            Message::PodsThere { uids } => self.pods_there(&uids),
             // Ends the loop before it comes here.
             Message::Stop { .. } => {}
         }
     }
 
-    fn begin(&mut self, spec: &MountSpec, seen: bool) -> Held {
+    /// `None`: the volume breaks the registry and was set aside. Its Mount must not log in: nobody would keep that.
+    fn begin(&mut self, spec: &MountSpec, seen: bool) -> Option<Held> {
         let now = self.clock.now();
         let key = match self.keys.get(&spec.volume) {
             Some(key) => *key,
             None => {
                 let key = self.new_key();
                 self.keys.insert(spec.volume.clone(), key);
-                self.volumes.insert(key, Volume::new(spec));
+                let mut volume = Volume::new(spec);
+                volume.evidence.begin(now);
+                self.volumes.insert(key, volume);
                 let _ = self.look.send(spec.volume.clone());
                 key
             }
         };
-        let Some(volume) = self.volumes.get_mut(&key) else {
-            return Held::default();
-        };
+        let volume = self.volumes.get_mut(&key)?;
+        if volume.stage == Stage::Mounted {
+            self.sources.polled(now);
+        }
         let cut_short = volume.begin(spec, seen, now);
         let poll = volume.polls.interval(self.settings.poll);
         let held = Held {
             cut_short,
             ..volume.held_for(spec, poll, now)
         };
+        self.mounts.insert(key, held.ended.clone());
         self.changed(key, None);
-        held
+        self.volumes.contains_key(&key).then_some(held)
     }
 
     fn hold(&mut self, id: &VolumeId, session: Arc<Session>, done: oneshot::Sender<()>) {
@@ -248,6 +320,18 @@ impl Worker {
             }
             volume.discard(item, now);
             self.next_key = next_key;
+            self.changed(key, None);
+        }
+    }
+
+    /// A volume or a session that is gone has taken its leases along.
+    fn late(&mut self, id: &VolumeId, session: &str, grant: &Arc<Grant>) {
+        let (item, now) = (self.new_key(), self.clock.now());
+        if let Some((key, volume)) = self.volume(id)
+            && let Some(owner) = volume.session_key(session)
+        {
+            info!(volume = %id, path = grant.request.path, "a reply came after its mount had been given up: its lease is revoked");
+            volume.add_late(item, owner, grant, now);
             self.changed(key, None);
         }
     }
@@ -296,13 +380,74 @@ impl Worker {
             _ => volume.release(now),
         }
         self.next_key = next_key;
+        self.mounts.remove(&key);
         self.changed(key, done);
     }
 
-    /// A volume has changed: it is written down, and its part of the agenda made anew.
+    /// A volume has changed: what is due for it is done, and it is written down.
     pub(super) fn changed(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
-        self.note_uses(key);
-        self.plan(key);
+        // A call may end after its volume was set aside, whose credentials are still in use.
+        if !self.volumes.contains_key(&key) {
+            return;
+        }
+        self.guarded(key, |worker| {
+            worker.note_uses(key);
+            if worker.carry_out(key) {
+                worker.note_uses(key);
+            }
+            worker.write_down(key, done);
+        });
+    }
+
+    /// Does what is due for a volume; it is written down where that has changed it.
+    pub(super) fn settle(&mut self, key: VolumeKey) {
+        self.guarded(key, |worker| {
+            if worker.carry_out(key) {
+                worker.note_uses(key);
+                worker.write_down(key, None);
+            }
+        });
+    }
+
+    /// Does what is due for a volume, and wakes it when there is more. Tells whether that has changed it.
+    fn carry_out(&mut self, key: VolumeKey) -> bool {
+        let (now, settings) = (self.clock.now(), self.settings);
+        let Some(volume) = self.volumes.get_mut(&key) else {
+            self.deadlines.set(key, None);
+            return false;
+        };
+        let verdict = volume.verdict(&self.sources, &settings, now);
+        telling::judged(volume, verdict, &self.notices);
+        volume.doubted = verdict != Verdict::Alive;
+        let settled = volume.settle(key, now, &settings);
+        if let Some(expires) = settled.gave_up {
+            telling::released(volume, expires, "its mount never came to an end");
+        }
+        telling::ended(volume, &settled.missed, &self.metrics, &self.notices);
+        telling::unattended(volume, &settled.unattended, &self.metrics, &self.notices);
+        self.deadlines.set(key, settled.wake);
+        for task in settled.calls {
+            self.queue(task);
+        }
+        settled.changed
+    }
+
+    /// A call that was handed over is not made: its volume is settled again, at the loop's next turn.
+    pub(super) fn forgo(&mut self, task: Task) {
+        let now = self.clock.now();
+        if let Some(volume) = self.volumes.get_mut(&task.volume()) {
+            volume.call_ended(task);
+            self.deadlines.advance(task.volume(), now);
+        }
+    }
+
+    /// Whether a call that was handed over is still due.
+    pub(super) fn wants(&self, task: Task) -> bool {
+        let (now, volume) = (self.clock.now(), self.volumes.get(&task.volume()));
+        volume.is_some_and(|volume| volume.wants(task, &self.settings, now))
+    }
+
+    fn write_down(&mut self, key: VolumeKey, done: Option<oneshot::Sender<()>>) {
         let (Some(volume), Some(journal)) = (self.volumes.get(&key), &self.journal) else {
             return;
         };
@@ -319,83 +464,35 @@ impl Worker {
             }
         }
         if volume.is_empty() {
-            self.keys.remove(&volume.id);
-            self.volumes.remove(&key);
-            self.planned.remove(&key);
+            self.forget(key);
         }
         self.metrics.volumes(self.volumes.len());
     }
 
-    pub(super) fn plan(&mut self, key: VolumeKey) {
-        for task in self.planned.remove(&key).unwrap_or_default() {
-            self.agenda.cancel(task);
-        }
-        let tasks = self.tasks(key);
-        for (task, at) in &tasks {
-            self.agenda.set(*task, *at);
-        }
-        let tasks = tasks.into_iter().map(|(task, _)| task).collect();
-        self.planned.insert(key, tasks);
-    }
-
-    pub(super) fn tasks(&self, key: VolumeKey) -> Vec<(Task, Moment)> {
-        self.volumes.get(&key).map_or_else(Vec::new, |volume| {
-            volume.agenda(
-                key,
-                self.settings.poll,
-                self.settings.drain,
-                self.settings.look_up,
-            )
-        })
-    }
-
     fn pause(&self) -> Duration {
         let now = self.clock.now();
-        let next = self
-            .agenda
-            .next()
-            .into_iter()
-            .chain(self.lanes_resume())
-            .min();
-        let next = next.map(|at| at.since(now));
+        let next = self.deadlines.next().map(|at| at.since(now));
         next.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP)
     }
 
-    fn start_due(&mut self) {
+    /// Settles volumes whose time has come, as many as one turn of the loop may.
+    fn settle_due(&mut self) {
         let now = self.clock.now();
-        while let Some(task) = self.agenda.pop(now) {
-            let key = task.volume();
-            match task {
-                Task::Retire(_) => {
-                    let drain = self.settings.drain;
-                    if let Some(volume) = self.volumes.get_mut(&key) {
-                        volume.retire(drain, now);
-                    }
-                    self.changed(key, None);
-                }
-                Task::Expire(_) => {
-                    if let Some(volume) = self.volumes.get_mut(&key) {
-                        let missed = volume.expire(now);
-                        telling::ended(volume, &missed, &self.metrics, &self.notices);
-                    }
-                    self.changed(key, None);
-                }
-                Task::Warn(_) => {
-                    if let Some(volume) = self.volumes.get_mut(&key) {
-                        let found = volume.unattended(self.settings.poll, now);
-                        telling::unattended(volume, &found, &self.metrics, &self.notices);
-                    }
-                    self.plan(key);
-                }
-                Task::GiveUp(_) => self.release(key, "its mount never came to an end"),
-                Task::RenewSession(_, item)
-                | Task::RevokeSession(_, item)
-                | Task::RenewLease(_, item)
-                | Task::RevokeLease(_, item)
-                | Task::LookUpSession(_, item)
-                | Task::LookUpLease(_, item) => self.queue(task, item),
-            }
+        for _ in 0..AT_A_TURN {
+            let Some(key) = self.deadlines.pop(now) else {
+                return;
+            };
+            self.settle(key);
         }
+    }
+
+    /// Takes a volume out of all that names it, but for who shares its credentials.
+    pub(super) fn forget(&mut self, key: VolumeKey) -> Option<Volume> {
+        self.deadlines.set(key, None);
+        let volume = self.volumes.remove(&key)?;
+        self.keys.remove(&volume.id);
+        self.metrics.volumes(self.volumes.len());
+        Some(volume)
     }
 
     pub(super) fn volume(&mut self, id: &VolumeId) -> Option<(VolumeKey, &mut Volume)> {
@@ -405,7 +502,19 @@ impl Worker {
 
     const fn new_key(&mut self) -> u64 {
         let key = self.next_key;
-        self.next_key += 1;
+        self.next_key = key.saturating_add(1);
         key
     }
+}
+
+/// Does with a volume from the journal what will be done with it at once: where its state breaks us, that is seen
+/// here, where its file is known.
+fn try_out(mut volume: Volume, settings: &Settings, now: Moment) {
+    let poll = volume.polls.interval(settings.poll);
+    volume.resume(poll, settings.park, now);
+    let settled = volume.settle(0, now, settings);
+    if let Some(wake) = settled.wake {
+        volume.settle(0, wake, settings);
+    }
+    volume.figures(settings);
 }

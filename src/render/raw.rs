@@ -1,16 +1,23 @@
 //! Replies that are no JSON: the file has their bytes, and a key of theirs is asked of another path.
 
+use std::ops::Range;
+
 use super::RenderError;
+use super::gojson::Measure;
 use crate::redacted::SecretBytes;
 use crate::spec::{Object, Selector};
 
-/// A raw reply's file.
+/// Measures a raw reply's file: all of it.
 ///
 /// # Errors
 /// The object asks for a key. The message names the path that gives the same as JSON.
-pub fn contents(object: &Object, body: &SecretBytes) -> Result<SecretBytes, RenderError> {
+pub fn measure(
+    object: &Object,
+    body: &SecretBytes,
+) -> Result<(Range<usize>, Measure), RenderError> {
+    let size = body.expose().len();
     match &object.selector {
-        Selector::Response => Ok(body.clone()),
+        Selector::Response => Ok((0..size, Measure { size, extra: 0 })),
         Selector::Key(key) => Err(RenderError::NoKeys {
             object: object.name.clone(),
             path: object.request.path.clone(),

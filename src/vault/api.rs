@@ -70,6 +70,41 @@ fn or_nothing<T: Default + DeserializeOwned>(field: Option<&RawValue>) -> T {
         .unwrap_or_default()
 }
 
+/// The texts of a list that are shown of it: it may have a million.
+pub fn some(list: Option<&RawValue>) -> Vec<String> {
+    const SHOWN: usize = 16;
+    struct Few(Vec<String>);
+    impl<'de> Deserialize<'de> for Few {
+        fn deserialize<D: serde::Deserializer<'de>>(list: D) -> Result<Self, D::Error> {
+            struct List;
+            impl<'de> serde::de::Visitor<'de> for List {
+                type Value = Few;
+
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("a list of texts")
+                }
+
+                fn visit_seq<A: serde::de::SeqAccess<'de>>(
+                    self,
+                    mut list: A,
+                ) -> Result<Few, A::Error> {
+                    let mut texts = Vec::new();
+                    while texts.len() < SHOWN
+                        && let Some(text) = list.next_element()?
+                    {
+                        texts.push(text);
+                    }
+                    while list.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+                    Ok(Few(texts))
+                }
+            }
+            list.deserialize_seq(List)
+        }
+    }
+    let texts = list.and_then(|list| serde_json::from_str::<Few>(list.get()).ok());
+    texts.map_or_else(Vec::new, |Few(texts)| texts)
+}
+
 #[derive(Deserialize)]
 struct Lease<'a> {
     #[serde(borrow, default)]
@@ -173,7 +208,7 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
         body: None,
         token: None,
         patience: None,
-        room: None,
+        memory: None,
     };
     let reply = transport.send(&whole, &call).await;
     reply.is_ok_and(|reply| matches!(reply.status, 200..=299 | 429 | 472 | 473))
@@ -308,10 +343,7 @@ fn renewal(
     warnings: Option<Vec<String>>,
 ) -> Renewal {
     Renewal {
-        term: Term {
-            sent,
-            granted: ending(granted),
-        },
+        term: Term::new(sent, ending(granted)),
         renewable,
         // Floored to nothing: its last second has begun.
         capped: granted.is_zero() || capped(warnings.as_deref()),
@@ -356,7 +388,7 @@ pub fn post<'a>(path: &'a str, body: &serde_json::Value, token: &'a Secret) -> C
         body: Some(body.to_string().into_bytes()),
         token: Some(token),
         patience: None,
-        room: None,
+        memory: None,
     }
 }
 
@@ -370,7 +402,7 @@ fn typed_call(token: Option<&Secret>, timeout: Duration, cache: Cache) -> Call<'
         body: None,
         token,
         patience: Some(timeout),
-        room: None,
+        memory: None,
     }
 }
 

@@ -3,42 +3,71 @@
 //! Vault's own client then takes the whole reply for its data (vault/api `secret.go`, `ParseSecret`), so
 //! that `secretKey: version` finds something there.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::redacted::SecretBytes;
 
-/// The envelope's fields, with what counts as not said.
-const ENVELOPE: [(&str, &str); 9] = [
-    ("request_id", "\"\""),
-    ("lease_id", "\"\""),
-    ("lease_duration", "0"),
-    ("renewable", "false"),
-    ("data", "null"),
-    ("warnings", "null"),
-    ("auth", "null"),
-    ("wrap_info", "null"),
-    ("mount_type", "\"\""),
-];
+/// The envelope's fields. Whatever else a reply has is passed over: it may be fields by the hundred thousand.
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow, default)]
+    request_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    lease_id: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    lease_duration: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    renewable: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    data: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    warnings: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    auth: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    wrap_info: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    mount_type: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    errors: Option<&'a RawValue>,
+}
 
-/// A bare reply in an envelope; nothing for any other. One with `errors` is no data.
-pub fn enveloped(body: &[u8]) -> Option<SecretBytes> {
-    let fields: BTreeMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(body).ok()?;
-    let says_nothing = |(name, nothing): &(&str, &str)| {
-        fields
-            .get(*name)
-            .is_none_or(|value| matches!(value.get(), "null") || value.get() == *nothing)
-    };
-    if fields.is_empty() || fields.contains_key("errors") || !ENVELOPE.iter().all(says_nothing) {
-        return None;
+impl Envelope<'_> {
+    fn says_nothing(&self) -> bool {
+        let fields = [
+            (self.request_id, "\"\""),
+            (self.lease_id, "\"\""),
+            (self.lease_duration, "0"),
+            (self.renewable, "false"),
+            (self.data, "null"),
+            (self.warnings, "null"),
+            (self.auth, "null"),
+            (self.wrap_info, "null"),
+            (self.mount_type, "\"\""),
+        ];
+        let says = |(field, nothing): (Option<&RawValue>, &str)| {
+            field.is_some_and(|field| field.get() != nothing)
+        };
+        !fields.into_iter().any(says)
     }
-    let mut whole = Vec::with_capacity(body.len() + 9);
-    whole.extend_from_slice(b"{\"data\":");
-    whole.extend_from_slice(body);
-    whole.push(b'}');
-    Some(SecretBytes::from(whole))
+}
+
+/// Whether a reply is bare: a map of fields without an envelope. One with `errors` is no data.
+fn is_bare(body: &[u8]) -> bool {
+    let inner = body.trim_ascii().strip_prefix(b"{");
+    let has_fields = inner.is_some_and(|inner| !inner.trim_ascii_start().starts_with(b"}"));
+    let envelope = || serde_json::from_slice::<Envelope<'_>>(body);
+    has_fields
+        && envelope().is_ok_and(|envelope| envelope.errors.is_none() && envelope.says_nothing())
+}
+
+/// A reply in its envelope: a bare one is put into one, any other has one.
+pub fn enveloped(body: SecretBytes) -> SecretBytes {
+    match is_bare(body.expose()) {
+        true => body.between(b"{\"data\":", b"}"),
+        false => body,
+    }
 }
 
 #[cfg(test)]
@@ -65,11 +94,9 @@ mod tests {
             ("[1]", None),
             ("x", None),
         ] {
-            let made = enveloped(body.as_bytes());
-            let made = made
-                .as_ref()
-                .map(|made| std::str::from_utf8(made.expose()).unwrap());
-            assert_eq!(made, whole, "{body}");
+            let made = enveloped(SecretBytes::from(body.as_bytes().to_vec()));
+            let made = std::str::from_utf8(made.expose()).unwrap();
+            assert_eq!(made, whole.unwrap_or(body), "{body}");
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::breaker::Sign;
 use super::error::{VaultError, VaultErrorKind as Kind};
+use super::health::{HealthSignal, Reach};
 use crate::grant::{KeepError, Revoked};
 
 /// Texts that say: there is no such lease any more.
@@ -78,21 +78,30 @@ pub fn revocation(error: &VaultError) -> Result<Revoked, KeepError> {
     }
 }
 
-/// What a failed call says about the server as a whole.
-pub fn sign(error: &VaultError) -> Sign {
-    let unwell = Sign::Unwell {
+/// What a failed call says about the health of whom it was made to.
+pub fn signal(error: &VaultError) -> HealthSignal {
+    let failing = |reach| HealthSignal::Failing {
         retry_after: error.retry_after(),
+        reach,
     };
     match (error.kind(), error.status()) {
-        (Kind::Settings | Kind::Untrusted | Kind::Scheme | Kind::Away, _) => Sign::None,
-        (Kind::Unreachable | Kind::Interrupted, _) | (_, Some(429 | 502 | 504)) => unwell,
-        // A namespace can be sealed by itself.
-        (_, Some(503)) if error.text().contains("namespace is sealed") => Sign::Unclear,
-        (Kind::Sealed, _) | (_, Some(503)) => unwell,
+        (Kind::Settings | Kind::Untrusted | Kind::Scheme | Kind::Away | Kind::NotTaken, _) => {
+            HealthSignal::Silent
+        }
+        (Kind::Unreachable | Kind::Interrupted, _) => HealthSignal::Unreachable,
+        (_, Some(429)) => failing(Reach::Quota),
+        (_, Some(503)) if is_the_namespaces(error.text()) => failing(Reach::Namespace),
+        (Kind::Sealed | Kind::TimedOut, _) | (_, Some(502..=504)) => failing(Reach::Server),
         // A tenant's broken role, or the database behind it.
-        (Kind::TimedOut, _) | (_, Some(500)) => Sign::Unclear,
-        _ => Sign::Well,
+        (_, Some(500)) => HealthSignal::Ambiguous,
+        _ => HealthSignal::Healthy,
     }
+}
+
+/// A namespace is sealed or locked by itself (OpenBao `vault/namespace_store.go`: `API access to this namespace has been
+/// locked by an administrator`).
+fn is_the_namespaces(text: &str) -> bool {
+    text.contains("namespace is sealed") || text.contains("this namespace has been locked")
 }
 
 fn transient(error: &VaultError, why: String) -> KeepError {
@@ -115,6 +124,7 @@ mod tests {
             retry_after: Some(Duration::from_secs(7)),
             age: Duration::ZERO,
             body: SecretBytes::from(body.into_bytes()),
+            memory: None,
         };
         let asked = Asked {
             call: "renew",
@@ -215,23 +225,31 @@ mod tests {
 
     #[test]
     fn one_tenants_trouble_is_not_the_servers() {
-        let unwell = Sign::Unwell {
+        let failing = |reach| HealthSignal::Failing {
             retry_after: Some(Duration::from_secs(7)),
+            reach,
         };
+        let locked = "API access to this namespace has been locked by an administrator - \"t1/\" must be unlocked to gain access.";
         let table = [
-            (400, "unknown role", Sign::Well),
-            (403, "permission denied", Sign::Well),
-            (404, "", Sign::Well),
-            (429, "rate limit quota exceeded", unwell),
-            (500, "unknown role", Sign::Unclear),
-            (501, "", unwell),
-            (502, "", unwell),
-            (503, "Vault is sealed", unwell),
-            (503, "namespace is sealed", Sign::Unclear),
-            (504, "", unwell),
+            (400, "unknown role", HealthSignal::Healthy),
+            (403, "permission denied", HealthSignal::Healthy),
+            (404, "", HealthSignal::Healthy),
+            (
+                429,
+                "request path \"secret/data/a\": rate limit quota exceeded",
+                failing(Reach::Quota),
+            ),
+            (500, "unknown role", HealthSignal::Ambiguous),
+            (501, "", failing(Reach::Server)),
+            (502, "", failing(Reach::Server)),
+            (503, "Vault is sealed", failing(Reach::Server)),
+            (503, "namespace is sealed", failing(Reach::Namespace)),
+            (503, locked, failing(Reach::Namespace)),
+            (503, "", failing(Reach::Server)),
+            (504, "", failing(Reach::Server)),
         ];
         for (status, text, wanted) in table {
-            assert_eq!(sign(&failed(status, text)), wanted, "{status} {text}");
+            assert_eq!(signal(&failed(status, text)), wanted, "{status} {text}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_util::either::Either;
 use tower::{BoxError, Service};
 
+use super::connections::{Connections, Place};
+use super::tenant;
 use crate::proxy::Proxies;
 
 /// What stands before the path of a Unix socket (`ParseAddress` of vault/api).
@@ -25,7 +28,12 @@ const UNIX: &str = "unix://";
 
 /// Makes the connections of one address.
 #[derive(Clone)]
-pub struct Connector(Way);
+pub struct Connector {
+    way: Way,
+    connections: Connections,
+    /// How many of them are open.
+    open: Arc<AtomicUsize>,
+}
 
 #[derive(Clone)]
 enum Way {
@@ -57,10 +65,30 @@ pub fn base(address: &str) -> &str {
 }
 
 impl Connector {
+    /// Counts its own of all connections in `open`. Also answers what the address' proxy wants to see in each
+    /// request.
+    pub fn new(
+        address: &str,
+        proxies: &Proxies,
+        timeout: Duration,
+        connections: Connections,
+        open: Arc<AtomicUsize>,
+    ) -> (Self, Option<HeaderValue>) {
+        let (way, authorization) = Way::to(address, proxies, timeout);
+        let connector = Self {
+            way,
+            connections,
+            open,
+        };
+        (connector, authorization)
+    }
+}
+
+impl Way {
     /// The way to an address, and what its proxy wants to see in each request.
-    pub fn new(address: &str, proxies: &Proxies, timeout: Duration) -> (Self, Option<HeaderValue>) {
+    fn to(address: &str, proxies: &Proxies, timeout: Duration) -> (Self, Option<HeaderValue>) {
         if let Some(path) = address.strip_prefix(UNIX) {
-            return (Self(Way::Unix(Path::new(path).into())), None);
+            return (Self::Unix(Path::new(path).into()), None);
         }
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
@@ -68,7 +96,7 @@ impl Connector {
         tcp.set_nodelay(true);
         let proxy = address.parse().ok().and_then(|uri| proxies.before(&uri));
         let Some(proxy) = proxy else {
-            return (Self(Way::Tcp(tcp)), None);
+            return (Self::Tcp(tcp), None);
         };
         let (at, auth) = (proxy.uri().clone(), proxy.basic_auth().cloned());
         if at
@@ -80,17 +108,17 @@ impl Connector {
                 Some((user, password)) => socks.with_auth(user.to_owned(), password.to_owned()),
                 None => socks,
             };
-            return (Self(Way::Socks(socks, at)), None);
+            return (Self::Socks(socks, at), None);
         }
         if !address.starts_with("https:") {
-            return (Self(Way::Forward(tcp, at)), auth);
+            return (Self::Forward(tcp, at), auth);
         }
         let tunnel = Tunnel::new(at.clone(), tcp);
         let tunnel = match auth {
             Some(auth) => tunnel.with_auth(auth),
             None => tunnel,
         };
-        (Self(Way::Tunnel(tunnel, at)), None)
+        (Self::Tunnel(tunnel, at), None)
     }
 }
 
@@ -105,16 +133,20 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, server: Uri) -> Self::Future {
-        let way = self.0.clone();
+        let way = self.way.clone();
+        // Of the request that wants the connection: another task may finish it.
+        let tenant = tenant::current();
+        let (connections, open) = (self.connections.clone(), Arc::clone(&self.open));
         Box::pin(async move {
+            let place = connections.place(tenant, open).await?;
             match way {
-                Way::Tcp(mut tcp) => Ok(Stream::tcp(tcp.call(server).await?, false)),
+                Way::Tcp(mut tcp) => Ok(Stream::tcp(tcp.call(server).await?, false, place)),
                 Way::Forward(mut tcp, proxy) => match tcp.call(proxy.clone()).await {
-                    Ok(stream) => Ok(Stream::tcp(stream, true)),
+                    Ok(stream) => Ok(Stream::tcp(stream, true, place)),
                     Err(error) => Err(by(proxy, error)),
                 },
                 Way::Tunnel(mut tunnel, proxy) => match tunnel.call(server).await {
-                    Ok(stream) => Ok(Stream::tcp(stream, false)),
+                    Ok(stream) => Ok(Stream::tcp(stream, false, place)),
                     Err(error) => Err(by(proxy, error)),
                 },
                 Way::Socks(mut socks, proxy) => {
@@ -124,7 +156,7 @@ impl Service<Uri> for Connector {
                         443
                     };
                     match socks.call(with_port(&server, implied)).await {
-                        Ok(stream) => Ok(Stream::tcp(stream, false)),
+                        Ok(stream) => Ok(Stream::tcp(stream, false, place)),
                         Err(error) => Err(by(proxy, error)),
                     }
                 }
@@ -132,6 +164,7 @@ impl Service<Uri> for Connector {
                     Ok(stream) => Ok(Stream {
                         io: TokioIo::new(Either::Right(stream)),
                         is_proxied: false,
+                        _place: place,
                     }),
                     Err(source) => {
                         let path = path.to_path_buf();
@@ -164,13 +197,15 @@ fn by(proxy: Uri, error: impl Into<BoxError>) -> BoxError {
 pub struct Stream {
     io: TokioIo<Either<TcpStream, UnixStream>>,
     is_proxied: bool,
+    _place: Place,
 }
 
 impl Stream {
-    fn tcp(stream: TokioIo<TcpStream>, is_proxied: bool) -> Self {
+    fn tcp(stream: TokioIo<TcpStream>, is_proxied: bool, place: Place) -> Self {
         Self {
             io: TokioIo::new(Either::Left(stream.into_inner())),
             is_proxied,
+            _place: place,
         }
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::health::CircuitOpen;
 use super::transport::{Reply, SendError};
+use crate::clock::Moment;
 
 /// As much of the server's own words as a message carries, in characters.
 const SHOWN: usize = 300;
@@ -36,6 +38,8 @@ pub enum VaultErrorKind {
     Sealed,
     /// No connection.
     Unreachable,
+    /// Each connection ended before the server took the request: a proxy that closes them after some requests.
+    NotTaken,
     /// The connection broke when the request was on its way: the server may have carried it out.
     Interrupted,
     /// No answer in time: the server's trouble, or that of what this request needs.
@@ -141,6 +145,7 @@ impl VaultError {
             SendError::Settings(_) => VaultErrorKind::Settings,
             SendError::TooLarge { .. } => VaultErrorKind::TooLarge,
             SendError::Unreachable(_) => VaultErrorKind::Unreachable,
+            SendError::NotTaken(_) => VaultErrorKind::NotTaken,
             SendError::Interrupted(_) => VaultErrorKind::Interrupted,
             SendError::TimedOut(_) => VaultErrorKind::TimedOut,
             SendError::Untrusted(_) => VaultErrorKind::Untrusted,
@@ -163,12 +168,13 @@ impl VaultError {
         }))
     }
 
-    /// Not even asked: `seconds` without an answer, the next probe in `wait`.
-    pub(super) fn away(asked: Asked<'_>, silent: Duration, wait: Duration) -> Self {
+    /// Not even asked: it is away.
+    pub(super) fn away(asked: Asked<'_>, open: CircuitOpen, now: Moment) -> Self {
         let text = format!(
-            "not asked: it has been away for {} s and is tried again in {} s",
-            silent.as_secs(),
-            wait.as_secs() + 1
+            "not asked: {} has been away for {} s and is tried again in {} s",
+            open.what,
+            now.since(open.since).as_secs(),
+            open.until.since(now).as_secs() + 1
         );
         Self::new(VaultErrorKind::Away, asked, text)
     }
@@ -186,6 +192,7 @@ impl VaultError {
         match self.0.kind {
             VaultErrorKind::Sealed
             | VaultErrorKind::Unreachable
+            | VaultErrorKind::NotTaken
             | VaultErrorKind::Interrupted
             | VaultErrorKind::Away
             | VaultErrorKind::Throttled => true,
@@ -289,6 +296,9 @@ impl VaultError {
             Kind::Unsupported => "check `method`",
             Kind::Settings => "correct it in the class or in the daemon's flags",
             Kind::Sealed => "unseal the server; kubelet tries again",
+            Kind::NotTaken => {
+                "what stands before the server closes each connection too soon: raise the number of requests it serves on one (nginx: keepalive_requests)"
+            }
             Kind::Unreachable => {
                 "check the address and the network from this node; kubelet tries again"
             }

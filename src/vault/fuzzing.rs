@@ -38,6 +38,7 @@ pub fn reply(data: &[u8]) -> Option<Grant> {
         age: std::time::Duration::ZERO,
         content_type: None,
         body: SecretBytes::from(body.to_vec()),
+        memory: None,
     };
     let endpoint = Endpoint {
         address: "https://vault".to_owned(),
@@ -117,7 +118,7 @@ fn sorted(error: &VaultError) {
     let _ = (
         classify::renewal(error),
         classify::revocation(error),
-        classify::sign(error),
+        classify::signal(error),
     );
 }
 
@@ -125,10 +126,7 @@ fn renewed(renewal: &Renewal) {
     assert!(renewal.term.end().is_some(), "what was renewed ends");
     let mut life = Life {
         nature: crate::grant::timing::Nature::Lease,
-        term: crate::grant::Term {
-            sent: NOW,
-            granted: POLL,
-        },
+        term: crate::grant::Term::new(NOW, POLL),
         renewable: true,
         capped: false,
     };
@@ -151,9 +149,9 @@ fn timed(life: &Life) {
     for jitter in [0.0, 0.5, 1.0] {
         let renewal = life.renew_at(POLL, jitter);
         let end = life.term.end();
-        assert!(renewal.is_none_or(|at| at >= life.term.sent && end.is_none_or(|end| at <= end)));
+        assert!(renewal.is_none_or(|at| at >= life.term.sent() && end.is_none_or(|end| at <= end)));
         let replacement = life.replace_from(POLL, jitter);
-        assert!(replacement.is_none_or(|at| at >= life.term.sent));
+        assert!(replacement.is_none_or(|at| at >= life.term.sent()));
     }
 }
 

@@ -26,7 +26,8 @@ mod openssh;
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
@@ -335,41 +336,112 @@ impl Form {
         };
         self.routes.iter().any(|pattern| route(path, pattern, true))
             && self.needs.iter().all(|group| fields.any_text(group))
-            && fields.0.keys().all(|name| known(name))
+            && !fields.others
+            && fields.known.keys().all(|name| known(name))
     }
 }
 
-/// The fields of a reply's data. Only those that tell something are ever taken out of it.
-struct Fields<'a>(BTreeMap<Cow<'a, str>, &'a RawValue>);
+/// The fields of a reply's data that may tell something. It may have others by the hundred thousand.
+#[derive(Default)]
+struct Fields<'a> {
+    known: BTreeMap<&'static str, &'a RawValue>,
+    /// Whether it has others.
+    others: bool,
+}
+
+/// Every field that is asked about.
+static KNOWN: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
+    let forms = FORMS.iter().flat_map(|form| {
+        let needs = form.needs.iter().copied().flatten();
+        needs
+            .chain(form.may)
+            .copied()
+            .chain(form.tells.iter().map(Tells::field))
+    });
+    let tells = TOKEN_TELLS.iter().chain(WRITE_TELLS).map(Tells::field);
+    let texts = [TOKENS, CREDENTIALS, ROTATED, OTHERS].into_iter().flatten();
+    forms.chain(tells).chain(texts.copied()).collect()
+});
+
+/// Fields that stand in no table.
+const OTHERS: &[&str] = &["certificate", "id_token", "lease", "signed_key", "ttl"];
+
+impl Tells {
+    const fn field(&self) -> &'static str {
+        match self {
+            For(name) | At(name) => name,
+        }
+    }
+}
+
+/// A field's name, copied only where it is written with escapes.
+#[derive(serde::Deserialize)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> serde::Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: serde::Deserializer<'de>>(map: D) -> Result<Self, D::Error> {
+        struct Map;
+        impl<'de> serde::de::Visitor<'de> for Map {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(Name(name)) = map.next_key()? {
+                    match KNOWN.get(&*name) {
+                        Some(name) => drop(fields.known.insert(name, map.next_value()?)),
+                        None => {
+                            map.next_value::<serde::de::IgnoredAny>()?;
+                            fields.others = true;
+                        }
+                    }
+                }
+                Ok(fields)
+            }
+        }
+        map.deserialize_map(Map)
+    }
+}
 
 impl<'a> Fields<'a> {
     /// Data that is no object tells nothing.
     fn of(data: &'a RawValue) -> Self {
-        Self(serde_json::from_str(data.get()).unwrap_or_default())
+        serde_json::from_str(data.get()).unwrap_or_default()
+    }
+
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        debug_assert!(KNOWN.contains(name), "{name} is passed over");
+        self.known.get(name).copied()
     }
 
     /// Whether one of these is there, and not null.
     fn any(&self, names: &[&str]) -> bool {
-        let given = |name: &&str| self.0.get(*name).is_some_and(|value| value.get() != "null");
+        let given = |name: &&str| self.get(name).is_some_and(|value| value.get() != "null");
         names.iter().any(given)
     }
 
     /// Whether one of these is a text that is not empty.
     fn any_text(&self, names: &[&str]) -> bool {
         let is_text = |value: &RawValue| value.get().starts_with('"') && value.get().len() > 2;
-        let mut given = names.iter().filter_map(|name| self.0.get(*name));
+        let mut given = names.iter().filter_map(|name| self.get(name));
         given.any(|value| is_text(value))
     }
 
     fn text(&self, name: &str) -> Option<String> {
-        serde_json::from_str(self.0.get(name)?.get()).ok()
+        serde_json::from_str(self.get(name)?.get()).ok()
     }
 
     /// The lifetime by the first of these that tells one.
     fn told(&self, tells: &[Tells]) -> Option<Duration> {
         tells.iter().find_map(|tells| match tells {
-            For(name) => seconds(self.0.get(*name)?),
-            At(name) => left_until(amount::unix(self.0.get(*name)?)?),
+            For(name) => seconds(self.get(name)?),
+            At(name) => left_until(amount::unix(self.get(name)?)?),
         })
     }
 }

@@ -42,7 +42,7 @@ pub async fn token(
         body: None,
         token: Some(token),
         patience: Some(patience),
-        room: None,
+        memory: None,
     };
     api::send(transport, endpoint, asked, call, None).await?;
     Ok(())

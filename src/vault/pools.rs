@@ -5,11 +5,15 @@
 //! long as it is used. So a pool is replaced as a whole when it has grown old, or when its server has shown
 //! that it does not serve. Requests under way finish on the old one, which ends with the last of them.
 //!
+//! Tenants choose addresses, and a pool costs memory and file descriptors. Which pool has to go is decided by tenants:
+//! a thousand addresses of one cost it its own pools, and nobody else's (`entries.rs`).
+//!
 //! The files of TLS settings are looked at and read off the runtime's threads, by one request at a time per
 //! pool: a directory of thousands of files, or a file system that hangs, holds up its own users alone.
 
 mod entries;
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,8 +29,9 @@ use tracing::warn;
 
 use self::entries::{Entries, Key, MOST_BYTES};
 use super::connect::Connector;
-use super::tls;
+use super::connections::Connections;
 use super::transport::SendError;
+use super::{tenant, tls};
 use crate::proxy::Proxies;
 use crate::spec::Tls;
 
@@ -40,6 +45,8 @@ pub struct Pool {
     pub client: Client<HttpsConnector<Connector>, Full<Bytes>>,
     /// What a proxy wants to see in each request.
     pub proxy_authorization: Option<HeaderValue>,
+    /// How many connections it has.
+    open: Arc<AtomicUsize>,
 }
 
 /// The pools.
@@ -49,17 +56,24 @@ struct Inner {
     connect_timeout: Duration,
     max_age: Duration,
     proxies: Proxies,
+    connections: Connections,
     entries: Mutex<Entries>,
 }
 
 impl Pools {
     /// No pool yet. Connections grow no older than `max_age`, and a pool whose files cannot be used any more
-    /// serves for no longer than that.
-    pub fn new(connect_timeout: Duration, max_age: Duration, proxies: Proxies) -> Self {
+    /// serves for no longer than that. There are at most `most_connections` at once.
+    pub fn new(
+        connect_timeout: Duration,
+        max_age: Duration,
+        proxies: Proxies,
+        most_connections: usize,
+    ) -> Self {
         Self(Arc::new(Inner {
             connect_timeout,
             max_age,
             proxies,
+            connections: Connections::new(most_connections, connect_timeout),
             entries: Mutex::default(),
         }))
     }
@@ -70,10 +84,22 @@ impl Pools {
     /// The settings, or the files that they name, cannot be used.
     pub async fn get(&self, address: &str, settings: &Tls) -> Result<Arc<Pool>, SendError> {
         let key = (address.to_owned(), settings.clone());
+        let tenant = tenant::current();
+        let (now, scarce) = (
+            Instant::now(),
+            self.0.connections.are_scarce(tenant.as_ref()),
+        );
+        {
+            let mut entries = self.0.locked();
+            entries.used(&key, tenant, now);
+            if scarce {
+                entries.close_idle(&key, now);
+            }
+        }
         if let Some(outcome) = self.0.known(&key) {
             return outcome;
         }
-        let turn = self.0.locked().entry(&key, Instant::now()).turn();
+        let turn = self.0.locked().entry(&key, now).turn();
         let turn = match Arc::clone(&turn).try_lock_owned() {
             Ok(turn) => turn,
             Err(_) => match self.0.in_use(&key) {
@@ -173,14 +199,20 @@ impl Inner {
                 outcome
             }
         };
-        entries.evict(MOST_BYTES);
+        entries.evict(MOST_BYTES, key, now);
         outcome
     }
 
     /// A pool, and the memory that its trusted certificates take, in bytes.
     fn connect(&self, address: &str, settings: &Tls) -> Result<(Pool, usize), SendError> {
-        let (connector, proxy_authorization) =
-            Connector::new(address, &self.proxies, self.connect_timeout);
+        let open = Arc::<AtomicUsize>::default();
+        let (connector, proxy_authorization) = Connector::new(
+            address,
+            &self.proxies,
+            self.connect_timeout,
+            self.connections.clone(),
+            Arc::clone(&open),
+        );
         // Plain http uses no certificate: none is read, and a missing file is no fault.
         let prepared = match is_tls(address) {
             true => tls::config(settings),
@@ -221,6 +253,7 @@ impl Inner {
         let pool = Pool {
             client,
             proxy_authorization,
+            open,
         };
         Ok((pool, bytes))
     }

@@ -55,6 +55,7 @@ mod tests {
             age: std::time::Duration::ZERO,
             content_type: content_type.map(str::to_owned),
             body: SecretBytes::from(body.to_vec()),
+            memory: None,
         };
         let read = is_raw(&request, &reply);
         let written = Request {

@@ -7,12 +7,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
-use super::lifetime::{self, Leaseless, ending};
-use super::room::Room;
+use super::lifetime::{self, Leaseless, ending, seconds};
 use super::transport::{Cache, Call, Reply, Transport};
-use super::{Settings, api, bare, raw};
+use super::{Settings, api, bare, raw, tenant};
+use crate::blocking;
 use crate::clock::Moment;
 use crate::grant::{Grant, Keep, Session, Term};
+use crate::memory::{MountMemory, Reservation};
 use crate::redacted::Secret;
 use crate::spec::Request;
 
@@ -21,8 +22,9 @@ use crate::spec::Request;
 struct Envelope<'a> {
     #[serde(default)]
     lease_id: Option<String>,
-    #[serde(default)]
-    lease_duration: Option<i64>,
+    /// Go's client fails at a number that is no int64, and the credential is lost: whatever stands here is read.
+    #[serde(borrow, default)]
+    lease_duration: Option<&'a RawValue>,
     #[serde(default)]
     renewable: Option<bool>,
     #[serde(default)]
@@ -33,8 +35,16 @@ struct Envelope<'a> {
     auth: Option<serde::de::IgnoredAny>,
     #[serde(default)]
     wrap_info: Option<serde::de::IgnoredAny>,
-    #[serde(default)]
-    warnings: Option<Vec<String>>,
+    #[serde(borrow, default)]
+    warnings: Option<&'a RawValue>,
+}
+
+/// What a read gave.
+pub struct Read {
+    /// The reply, and what keeps it good.
+    pub grant: Grant,
+    /// The memory that its body takes.
+    pub memory: Reservation,
 }
 
 /// A read's name in messages: never its query or arguments.
@@ -47,11 +57,11 @@ pub async fn read(
     transport: &Transport,
     session: &Session,
     request: &Request,
-    room: &Room,
+    memory: &MountMemory,
     sent: Moment,
     settings: &Settings,
     cache: Cache,
-) -> Result<Grant, VaultError> {
+) -> Result<Read, VaultError> {
     let (endpoint, token) = (&session.endpoint, &session.token);
     let name = name(request);
     let asked = api::asked(&name, endpoint);
@@ -64,11 +74,34 @@ pub async fn read(
         body: request.args.as_ref().map(|args| args.as_bytes().to_vec()),
         token: Some(token),
         patience: Some(settings.read_timeout),
-        room: Some(room),
+        memory: Some(memory),
     };
-    let reply = api::send(transport, endpoint, asked, call, None).await?;
-    let sent = sent.minus(reply.age);
-    granted(asked, request, reply, sent, settings.refresh, token)
+    let mut reply = api::send(transport, endpoint, asked, call, None).await?;
+    let memory = reply.memory.take().unwrap_or_else(|| memory.reservation());
+    if reply.body.expose().len() < blocking::LARGE {
+        let grant = granted(asked, request, reply, sent, settings.refresh, token)?;
+        return Ok(Read { grant, memory });
+    }
+    let parsed = {
+        let (endpoint, request, token) = (endpoint.clone(), request.clone(), token.clone());
+        let (name, refresh) = (name.clone(), settings.refresh);
+        let parse = move || {
+            let asked = api::asked(&name, &endpoint);
+            granted(asked, &request, reply, sent, refresh, &token)
+        };
+        settings
+            .processor
+            .run(tenant(&session.service_account), parse)
+    };
+    let undone = |error: blocking::BlockingError| {
+        VaultError::new(
+            Kind::Away,
+            asked,
+            format!("its large reply was not parsed: {error}"),
+        )
+    };
+    let grant = parsed.await.map_err(undone)??;
+    Ok(Read { grant, memory })
 }
 
 /// What a read's reply grants.
@@ -86,20 +119,15 @@ pub fn granted(
     if raw::is_raw(request, &reply) {
         return Ok(Grant {
             request: request.clone(),
-            term: Term {
-                sent,
-                granted: Duration::ZERO,
-            },
+            term: Term::endless(sent),
             keep: Keep::Static,
             body: reply.body,
             raw: true,
         });
     }
-    if let Some(enveloped) = bare::enveloped(reply.body.expose()) {
-        reply.body = enveloped;
-    }
+    reply.body = bare::enveloped(reply.body);
     let envelope: Envelope<'_> = api::parse(asked, &reply)?;
-    let warnings = envelope.warnings.unwrap_or_default();
+    let warnings = api::some(envelope.warnings);
     let Some(data) = envelope.data.filter(|data| data.get() != "null") else {
         let why = match (envelope.auth, envelope.wrap_info) {
             (Some(_), _) => "the reply grants a token, which is nothing to be mounted",
@@ -111,8 +139,8 @@ pub fn granted(
         return Err(VaultError::new(Kind::Empty, asked, text));
     };
     api::tell_warnings(asked, Some(warnings), &[token]);
-    let lease_duration = u64::try_from(envelope.lease_duration.unwrap_or_default());
-    let lease_duration = Duration::from_secs(lease_duration.unwrap_or_default());
+    let lease_duration = envelope.lease_duration.and_then(seconds);
+    let lease_duration = lease_duration.unwrap_or_default();
     let lease_id = envelope.lease_id.unwrap_or_default();
     let (keep, granted) = if lease_id.is_empty() {
         let mount_type = envelope.mount_type.unwrap_or_default();
@@ -132,7 +160,7 @@ pub fn granted(
     };
     Ok(Grant {
         request: request.clone(),
-        term: Term { sent, granted },
+        term: Term::aged(sent, reply.age, granted),
         keep,
         body: reply.body,
         raw: false,

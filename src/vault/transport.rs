@@ -11,23 +11,38 @@ use std::time::Duration;
 use http::header::{AGE, CONTENT_TYPE, HeaderName, HeaderValue, PROXY_AUTHORIZATION, RETRY_AFTER};
 use http::uri::Scheme;
 use http::{Method, StatusCode, Uri, Version};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::pools::{Pool, Pools};
 use super::redirect::{self, Redirects};
-use super::room::{self, Room};
 use super::{request, tls};
+use crate::memory::{MemoryError, MountMemory, Reservation};
 use crate::redacted::{Secret, SecretBytes};
 use crate::spec::Endpoint;
 
-/// The largest reply that is read.
-pub const LARGEST_REPLY: usize = 4 * 1024 * 1024;
+/// The largest reply to a class' own read, in bytes.
+const LARGEST_READ: usize = 4 * 1024 * 1024;
+/// The largest reply to any other call, in bytes. A login's names each policy of its token three times.
+const LARGEST_OTHER: usize = 512 * 1024;
+/// What is read of the reply to a call that failed, in bytes: a proxy's error page may be of any size, and no
+/// message shows more of it.
+const LARGEST_ERROR: usize = 64 * 1024;
+/// What is made room for before a reply's size is known, in bytes.
+const FIRST: usize = 4 * 1024;
+/// What `bare.rs` may put around a reply, in bytes.
+pub const ENVELOPE: usize = 9;
 /// Connections that are tried for a request that none of them has taken. A server that wants another client
 /// certificate ends each after the handshake, and says why only to a request that was on its way by then.
 const CONNECTIONS: u32 = 3;
+/// The same for a server that says that it did not process the request. A proxy that closes each connection after some
+/// requests (nginx, `keepalive_requests`) says so to all that come at once and find the same connection.
+const REFUSALS: u32 = 12;
+/// The pause before another connection is tried then, times the tries so far, and drawn: all that were refused
+/// together would meet on the next connection again.
+const REFUSED_PAUSE: Duration = Duration::from_millis(5);
 
 /// From this age on a pool is replaced when a reply says that its server does not serve, and when one says
 /// nothing of the kind but may have the same cause: it is late, or comes from a standby.
@@ -59,8 +74,8 @@ pub struct Call<'a> {
     pub token: Option<&'a Secret>,
     /// How long its answer is waited for, where that is not the usual time.
     pub patience: Option<Duration>,
-    /// Where its answer's bytes are counted.
-    pub room: Option<&'a Room>,
+    /// The memory of the Mount whose own read it is.
+    pub memory: Option<&'a MountMemory>,
 }
 
 /// What came back.
@@ -72,6 +87,8 @@ pub struct Reply {
     /// Its media type in lower case, without parameters; nothing where it names none that could be one.
     pub content_type: Option<String>,
     pub body: SecretBytes,
+    /// What the body takes, where it is counted.
+    pub memory: Option<Reservation>,
 }
 
 /// Why nothing came back.
@@ -83,6 +100,9 @@ pub enum SendError {
     /// No connection.
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// Connections end before a request is taken: a server that closes each after some requests.
+    #[error("no connection has taken the request: {0}")]
+    NotTaken(String),
     /// The connection broke when the request was on its way.
     #[error("the connection broke: {0}")]
     Interrupted(String),
@@ -106,9 +126,9 @@ pub enum SendError {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// Too many Mounts have large replies just now.
-    #[error("the reply is large, and other large ones have taken all room in memory for {0:?}")]
-    Crowded(Duration),
+    /// The Mounts under way take too much memory just now.
+    #[error("the reply is large: {0}")]
+    Crowded(MemoryError),
 }
 
 /// Sends calls, by the pools.
@@ -141,7 +161,7 @@ impl Transport {
         };
         let (pool, response) = response?;
         let (version, status) = (response.version(), response.status());
-        let reply = read(response, until, patience, call.room).await;
+        let reply = read(response, until, patience, call.memory).await;
         // A pool that was replaced meanwhile lives until its last reply was read.
         drop(pool);
         // An end of TLS before the server says so too, where it speaks plain http on. Go's closes without having
@@ -210,7 +230,12 @@ impl Transport {
             if unprocessed {
                 self.pools.retire(address, &endpoint.tls, &pool);
             }
-            if (unsent || unprocessed) && tried < CONNECTIONS {
+            if unprocessed && tried < REFUSALS {
+                let pause = REFUSED_PAUSE.saturating_mul(tried);
+                tokio::time::sleep(pause.mul_f64(rand::random())).await;
+                continue;
+            }
+            if unsent && tried < CONNECTIONS {
                 continue;
             }
             let is_tls = uri.scheme() == Some(&Scheme::HTTPS);
@@ -219,7 +244,8 @@ impl Transport {
                     "the server ends each connection after the handshake, as one does that does not accept our client certificate or asks for one: {}",
                     causes(&error)
                 )),
-                (true, _) | (_, true) => SendError::Unreachable(causes(&error)),
+                (_, true) => SendError::NotTaken(causes(&error)),
+                (true, _) => SendError::Unreachable(causes(&error)),
                 _ if !is_tls && is_no_http(&error) => SendError::Scheme(
                     "the server's answer is no HTTP: where it speaks TLS on this port, use https:// in vaultAddress",
                 ),
@@ -272,14 +298,14 @@ fn is_no_http(error: &(dyn std::error::Error + 'static)) -> bool {
     is_unparsable || error.source().is_some_and(is_no_http)
 }
 
-impl From<room::Full> for SendError {
-    fn from(full: room::Full) -> Self {
-        match full {
-            room::Full::TooMuch(limit) => Self::TooLarge {
-                what: "the replies of this mount together are",
+impl From<MemoryError> for SendError {
+    fn from(error: MemoryError) -> Self {
+        match error {
+            MemoryError::TooMuch(limit) => Self::TooLarge {
+                what: "the replies of this mount, with the files made of them, are together",
                 limit,
             },
-            room::Full::Crowded(waited) => Self::Crowded(waited),
+            MemoryError::Crowded(_) => Self::Crowded(error),
         }
     }
 }
@@ -330,55 +356,114 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 async fn read(
     response: http::Response<Incoming>,
-    mut until: Instant,
+    until: Instant,
     patience: Duration,
-    room: Option<&Room>,
+    memory: Option<&MountMemory>,
 ) -> Result<Reply, SendError> {
-    let status = response.status().as_u16();
+    let status = response.status();
     let seconds = |name: HeaderName| {
         let text = response.headers().get(name)?.to_str().ok()?;
-        text.trim().parse().ok().map(Duration::from_secs)
+        let span = text.trim().parse().ok().map(Duration::from_secs);
+        span.map(crate::clock::clamped)
     };
     let retry_after = seconds(RETRY_AFTER);
     let age = seconds(AGE).unwrap_or_default();
     let content_type = response.headers().get(CONTENT_TYPE).and_then(media_type);
-    let mut frames = Limited::new(response.into_body(), LARGEST_REPLY);
-    // Told beforehand, it is never moved in memory, which would leave copies that are not wiped.
-    let expected = frames.size_hint().exact().map(usize::try_from);
-    let mut body = Zeroizing::new(Vec::with_capacity(match expected {
-        Some(Ok(size)) => size.min(LARGEST_REPLY),
-        _ => 0,
-    }));
+    let limit = match (status.is_success(), memory) {
+        (false, _) => LARGEST_ERROR,
+        (true, None) => LARGEST_OTHER,
+        (true, Some(_)) => LARGEST_READ,
+    };
+    let mut body = Body {
+        bytes: Zeroizing::new(Vec::new()),
+        memory: memory.map(MountMemory::reservation),
+        limit,
+        until,
+    };
+    let mut frames = response.into_body();
+    let expected = frames.size_hint().exact();
+    let expected = expected.and_then(|size| usize::try_from(size).ok());
+    let fits = |size: &usize| *size <= limit;
+    let first = expected.filter(fits).unwrap_or(FIRST.min(limit));
+    if status.is_success() && expected.is_some_and(|size| size > limit) {
+        return Err(too_large(limit));
+    }
+    body.make_room(first).await?;
     loop {
-        let frame = tokio::time::timeout_at(until, frames.frame()).await;
+        let frame = tokio::time::timeout_at(body.until, frames.frame()).await;
         let Some(frame) = frame.map_err(|_| SendError::TimedOut(patience))? else {
             break;
         };
-        let frame = frame.map_err(|error| match error.is::<LengthLimitError>() {
-            true => SendError::TooLarge {
-                what: "the reply is",
-                limit: LARGEST_REPLY,
-            },
-            false => broken(error.as_ref()),
-        })?;
-        let Ok(bytes) = frame.into_data() else {
+        let Ok(bytes) = frame.map_err(|error| broken(&error))?.into_data() else {
             continue;
         };
-        if let Some(room) = room {
-            let asked = Instant::now();
-            room.take(bytes.len()).await?;
-            // The server is not to blame for this.
-            until += asked.elapsed();
+        let left = limit - body.bytes.len();
+        match bytes.get(..left) {
+            Some(begin) if bytes.len() > left => {
+                if status.is_success() {
+                    return Err(too_large(limit));
+                }
+                body.add(begin).await?;
+                // The rest is left to the connection, which ends with it.
+                break;
+            }
+            _ => body.add(&bytes).await?,
         }
-        body.extend_from_slice(&bytes);
     }
     Ok(Reply {
-        status,
+        status: status.as_u16(),
         retry_after,
         age,
         content_type,
-        body: SecretBytes::from(mem::take(&mut *body)),
+        body: SecretBytes::from(mem::take(&mut *body.bytes)),
+        memory: body.memory,
     })
+}
+
+const fn too_large(limit: usize) -> SendError {
+    SendError::TooLarge {
+        what: "the reply is",
+        limit,
+    }
+}
+
+/// A body as it comes in. Its memory is reserved before it is allocated.
+struct Body {
+    bytes: Zeroizing<Vec<u8>>,
+    memory: Option<Reservation>,
+    limit: usize,
+    until: Instant,
+}
+
+impl Body {
+    async fn add(&mut self, bytes: &[u8]) -> Result<(), SendError> {
+        let size = self.bytes.len() + bytes.len();
+        if size + ENVELOPE > self.bytes.capacity() {
+            self.make_room(size.saturating_mul(2).min(self.limit))
+                .await?;
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Makes room for a body of this size. It is moved into it by us: a buffer that grows by itself leaves its
+    /// old content behind, unwiped.
+    async fn make_room(&mut self, size: usize) -> Result<(), SendError> {
+        let (before, size) = (self.bytes.capacity(), size + ENVELOPE);
+        if let Some(memory) = &mut self.memory {
+            let asked = Instant::now();
+            memory.grow_reply(size).await?;
+            // The server is not to blame for this.
+            self.until += asked.elapsed();
+        }
+        let mut larger = Zeroizing::new(Vec::with_capacity(size));
+        larger.extend_from_slice(&self.bytes);
+        self.bytes = larger;
+        if let Some(memory) = &mut self.memory {
+            memory.shrink(before);
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -402,10 +487,10 @@ mod tests {
             body: None,
             token: None,
             patience: None,
-            room: None,
+            memory: None,
         };
         let second = Duration::from_secs(1);
-        let pools = Pools::new(second, second, Proxies::default());
+        let pools = Pools::new(second, second, Proxies::default(), 8);
         let sent = Transport::new(second, Redirects::default(), pools)
             .send(&endpoint, &call)
             .await;

@@ -1,32 +1,47 @@
-//! Keeps the published key that of the Secret: reads, fills or makes it, then watches.
+//! Keeps the published key that of the Secret: reads it now and then, fills or makes it.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret as Object;
-use kube::api::{Api, ObjectMeta, PostParams, WatchEvent, WatchParams};
-use kube::runtime::watcher::DefaultBackoff;
+use kube::api::{Api, GetParams, ObjectMeta, PostParams};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{FRESH, Publisher, Source, random};
+use super::{Publisher, random};
 use crate::redacted::SecretBytes;
 
 /// The Secret's entry (hashicorp/vault-csi-provider `internal/hmac/hmac.go`).
 pub(super) const ENTRY: &str = "key";
 /// How long the API server may take to answer. The client itself would wait for ever.
 const ANSWER: Duration = Duration::from_secs(10);
-/// The server ends a watch after this; one that is silent for longer is dead.
-const WATCH_SECONDS: u32 = 290;
-const DEAD_AFTER: Duration = Duration::from_secs(300);
-/// How often a watch is tried again where it was forbidden.
-const REWATCH: Duration = Duration::from_secs(600);
+/// The first pause after a failure; it doubles with each one that follows.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
 /// How often a lost race is run again; each means that another node wrote meanwhile.
 const RACES: u32 = 5;
+
+/// When the Secret is read. Each time is drawn around these: the nodes of a cluster must not ask together.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// The first read comes within this time of the start, or at once when a Mount wants the key.
+    pub first: Duration,
+    /// From one read to the next, less or more by half; also the longest pause after a failure.
+    pub every: Duration,
+    /// From a read that found no key to one that a Mount brings forward, less or more by half.
+    pub soonest: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(10),
+            every: Duration::from_secs(600),
+            soonest: Duration::from_secs(30),
+        }
+    }
+}
 
 /// What was being done, as RBAC calls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +49,6 @@ enum Verb {
     Get,
     Create,
     Update,
-    Watch,
 }
 
 impl fmt::Display for Verb {
@@ -43,7 +57,6 @@ impl fmt::Display for Verb {
             Self::Get => "get",
             Self::Create => "create",
             Self::Update => "update",
-            Self::Watch => "watch",
         })
     }
 }
@@ -92,29 +105,38 @@ impl KeyError {
 }
 
 /// Keeps the published key that of the Secret until it is dropped.
-pub async fn keep(secrets: Api<Object>, name: String, publisher: Publisher) {
+pub async fn keep(secrets: Api<Object>, name: String, publisher: Publisher, timing: Timing) {
     let mut keeper = Keeper {
         secrets,
         name,
         publisher,
         told: Vec::new(),
     };
-    // Resets itself when a round lasted for two minutes.
-    let mut backoff = DefaultBackoff::default();
+    let mut failures = 0;
+    let mut pause = timing.first.mul_f64(rand::random());
+    let mut soonest = Duration::ZERO;
     loop {
-        match keeper.follow().await {
-            Ok(()) => {}
-            Err(error @ KeyError::Forbidden(Verb::Watch)) => {
-                keeper.complain(error);
-                keeper.fetch_when_wanted().await;
+        keeper.wait(pause, soonest).await;
+        soonest = drawn(timing.soonest);
+        pause = drawn(match keeper.read().await {
+            Ok(()) => {
+                failures = 0;
+                keeper.recovered();
+                timing.every
             }
             Err(error) => {
                 keeper.complain(error);
-                keeper.source(Source::Unknown);
+                failures += 1;
+                let doubled = 1_u32.checked_shl(failures - 1).unwrap_or(u32::MAX);
+                FIRST_RETRY.saturating_mul(doubled).min(timing.every)
             }
-        }
-        tokio::time::sleep(backoff.next().unwrap_or(FRESH)).await;
+        });
     }
+}
+
+/// A time less or more by half.
+fn drawn(around: Duration) -> Duration {
+    around.mul_f64(0.5 + rand::random::<f64>())
 }
 
 struct Keeper {
@@ -126,98 +148,48 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Reads the Secret and watches it until the watch ends.
-    async fn follow(&mut self) -> Result<(), KeyError> {
-        let version = self.settle().await?;
-        self.source(Source::Fetched(Instant::now()));
-        let selection = WatchParams::default()
-            .fields(&format!("metadata.name={}", self.name))
-            .timeout(WATCH_SECONDS);
-        let watching = self.secrets.watch(&selection, &version);
-        let mut changes = timely(Verb::Watch, watching).await?.boxed();
-        self.source(Source::Watched);
-        self.recovered();
-        while let Ok(Some(change)) = tokio::time::timeout(DEAD_AFTER, changes.next()).await {
-            match change.map_err(|error| KeyError::of(Verb::Watch, &error))? {
-                WatchEvent::Bookmark(_) => {}
-                WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    if !self.publish(&object) {
-                        self.settle().await?;
-                    }
-                }
-                WatchEvent::Deleted(_) => {
-                    self.settle().await?;
-                }
-                // Too old a resource version: an ordinary reason to read again.
-                WatchEvent::Error(status) if status.code == 410 => break,
-                WatchEvent::Error(status) => {
-                    return Err(KeyError::of_status(
-                        Verb::Watch,
-                        status.code,
-                        &status.reason,
-                    ));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Without the right to watch: reads when a Mount finds the key too old, for some minutes.
-    async fn fetch_when_wanted(&mut self) {
-        let rewatch = Instant::now() + REWATCH;
-        let wanted = Arc::clone(&self.publisher.wanted);
-        let mut next = Instant::now() + FRESH;
-        loop {
-            let due = async {
-                wanted.notified().await;
-                tokio::time::sleep_until(next).await;
-            };
-            tokio::select! {
-                () = due => {}
-                () = tokio::time::sleep_until(rewatch) => return,
-            }
-            match self.settle().await {
-                Ok(_) => {
-                    self.recovered();
-                    self.source(Source::Fetched(Instant::now()));
-                }
-                Err(error) => {
-                    self.complain(error);
-                    self.source(Source::Unknown);
-                }
-            }
-            next = Instant::now() + FRESH;
+    /// Waits for so long, or until a Mount wants a key that is not there, but for the soonest time at least.
+    async fn wait(&self, pause: Duration, soonest: Duration) {
+        let began = Instant::now();
+        let wanted = async {
+            self.publisher.wanted.notified().await;
+            tokio::time::sleep_until(began + soonest).await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = wanted => {}
         }
     }
 
     /// Reads the Secret and publishes its key; fills an empty one, makes a missing one. Where that is
-    /// forbidden the last key serves on, and somebody else may yet do it. Returns the resource version
-    /// to watch from.
-    async fn settle(&mut self) -> Result<String, KeyError> {
+    /// forbidden the last key serves on, and somebody else may yet do it.
+    async fn read(&mut self) -> Result<(), KeyError> {
+        // From the API server's cache, which costs its storage nothing.
+        let mut version = GetParams::any();
         for _ in 0..RACES {
-            let object = timely(Verb::Get, self.secrets.get_opt(&self.name)).await?;
-            if let Some(object) = &object
-                && self.publish(object)
-            {
-                return Ok(version(object));
+            let object = self.get(&version).await?;
+            if object.as_ref().is_some_and(|object| self.publish(object)) {
+                return Ok(());
             }
-            // "0": from any state on; a missing object has no version.
-            let seen = object.as_ref().map_or_else(|| "0".to_owned(), version);
             match self.write(object).await {
                 Ok(object) => {
                     self.publish(&object);
-                    return Ok(version(&object));
+                    return Ok(());
                 }
-                // Another node was faster; its key is read now.
-                Err(error) if error.is_lost_race() => {}
-                Err(error @ KeyError::Forbidden(_)) => {
-                    self.complain(error);
-                    return Ok(seen);
-                }
+                // Another node was faster, or the cache late: what is stored is read now.
+                Err(error) if error.is_lost_race() => version = GetParams::default(),
                 Err(error) => return Err(error),
             }
         }
         Err(KeyError::Raced)
+    }
+
+    async fn get(&self, version: &GetParams) -> Result<Option<Object>, KeyError> {
+        match timely(Verb::Get, self.secrets.get_with(&self.name, version)).await {
+            Ok(object) => Ok(Some(object)),
+            Err(KeyError::Refused { code: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn write(&self, object: Option<Object>) -> Result<Object, KeyError> {
@@ -247,25 +219,13 @@ impl Keeper {
         let Some(entry) = entry.filter(|entry| !entry.0.is_empty()) else {
             return false;
         };
-        let key = SecretBytes::from(entry.0.clone());
-        self.publisher.state.send_if_modified(|state| {
-            let new = state.key.as_ref().is_none_or(|known| **known != key);
-            if new {
-                info!(
-                    secret = self.name,
-                    "the shared key for object versions is in use"
-                );
-                state.key = Some(Arc::new(key));
-            }
-            new
-        });
+        if self.publisher.publish(SecretBytes::from(entry.0.clone())) {
+            info!(
+                secret = self.name,
+                "the shared key for object versions is in use"
+            );
+        }
         true
-    }
-
-    fn source(&self, source: Source) {
-        self.publisher
-            .state
-            .send_modify(|state| state.source = source);
     }
 
     /// The API server is there again. What it forbids it still forbids, and that was said.
@@ -276,7 +236,7 @@ impl Keeper {
 
     fn complain(&mut self, error: KeyError) {
         if !self.told.contains(&error) {
-            warn!(secret = self.name, %error, "the Secret with the key for object versions cannot be used in full: let the role grant get, watch and update on it; the last known key serves");
+            warn!(secret = self.name, %error, "the Secret with the key for object versions cannot be used in full: let the role grant get and update on it; the last known key serves");
             self.told.push(error);
         }
     }
@@ -291,9 +251,4 @@ async fn timely<T>(
         .await
         .map_err(|_| KeyError::Unreachable(verb))?
         .map_err(|error| KeyError::of(verb, &error))
-}
-
-fn version(object: &Object) -> String {
-    let version = object.metadata.resource_version.clone();
-    version.unwrap_or_else(|| "0".to_owned())
 }

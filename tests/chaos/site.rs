@@ -77,7 +77,9 @@ impl Site {
         let server = Server::start(&accounts.url(), settings.short, settings.real).await;
         let wire = Wire::start(server.address(), Arc::clone(&report), settings.sabotage).await;
         let level = format!("-log-level={}", settings.log);
-        let node = Node::new(&wire.url(), &["-path-check-interval=100ms", &level]);
+        // A node's usual rate is for its usual pods; here hundreds of them go in seconds.
+        let flags = ["-path-check-interval=100ms", "-renew-rate=500", &level];
+        let node = Node::new(&wire.url(), &flags);
         let starter = Starter::new();
         let daemon = starter.start(&node).await;
         let front = settings.fronted.then(|| {

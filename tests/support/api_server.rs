@@ -255,9 +255,10 @@ async fn answer(
         .map(|accept| accept.to_str().unwrap());
     let details = match verb {
         "list" | "watch" => format!(
-            "{} {}",
+            "{} {} resourceVersion={}",
             query.get("fieldSelector").map_or("", String::as_str),
-            accept.unwrap_or_default()
+            accept.unwrap_or_default(),
+            query.get("resourceVersion").map_or("", String::as_str),
         ),
         _ => format!("{path} {}", String::from_utf8_lossy(&body)),
     };

@@ -112,30 +112,36 @@ impl Node {
         self.spawn_with(&[])
     }
 
+    /// Starts the daemon with a soft limit of open files.
+    pub fn spawn_limited(&self, files: u32) -> Daemon {
+        let command = format!("ulimit -Sn {files}; exec \"$0\" \"$@\"");
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &command, env!("CARGO_BIN_EXE_leasehold")]);
+        self.spawn_by(shell, &[])
+    }
+
     /// Starts the daemon with an environment.
     pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Daemon {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_leasehold"));
-        command.args(&self.flags).env_clear();
-        self.run(command.envs(environment.iter().copied()))
+        self.spawn_by(Command::new(env!("CARGO_BIN_EXE_leasehold")), environment)
     }
 
     /// Starts the daemon by a program that becomes it: `before` with its arguments.
     pub fn spawn_under(&self, before: &[&str]) -> Daemon {
         let mut command = Command::new(before[0]);
-        command
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .args(&before[1..])
-            .arg(env!("CARGO_BIN_EXE_leasehold"))
-            .args(&self.flags);
-        self.run(&mut command)
+        command.args(&before[1..]);
+        command.arg(env!("CARGO_BIN_EXE_leasehold"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        self.spawn_by(command, &[("PATH", &path)])
     }
 
-    fn run(&self, command: &mut Command) -> Daemon {
+    fn spawn_by(&self, mut command: Command, environment: &[(&str, &str)]) -> Daemon {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.path().join(format!("log-{start}"));
         let said = File::create(&log).expect("a log");
         let child = command
+            .args(&self.flags)
+            .env_clear()
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(said.try_clone().expect("the same log"))
             .stderr(said)

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
 use leasehold::clock::{BootClock, Moment};
-use leasehold::grant::{KeepError, LeaseKeeper, Renewal, Revoked, Session, Term, TokenKind};
+use leasehold::grant::{
+    Admitted, KeepError, LeaseKeeper, PlannedCall, Renewal, Revoked, Session, Term, TokenKind,
+};
 use leasehold::metrics::Metrics;
 use leasehold::redacted::Secret;
 use leasehold::registry::journal::Journal;
@@ -23,8 +25,8 @@ struct Server {
 }
 
 impl LeaseKeeper for Server {
-    fn admit(&self, _: &str, _: Moment) -> Result<(), Moment> {
-        Ok(())
+    fn admit(&self, _: PlannedCall) -> BoxFuture<'static, Admitted> {
+        async { Admitted::holding(()) }.boxed()
     }
 
     fn renew_session(
@@ -209,9 +211,6 @@ fn session(id: &str, spec: &MountSpec) -> Session {
         policies: vec!["default".to_owned()],
         renewable: false,
         counted: false,
-        term: Term {
-            sent: Moment::from_boot(Duration::ZERO),
-            granted: Duration::ZERO,
-        },
+        term: Term::endless(Moment::from_boot(Duration::ZERO)),
     }
 }

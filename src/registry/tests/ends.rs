@@ -3,14 +3,14 @@
 use super::*;
 
 /// A node whose registry can be stopped and started again over one journal, and one server.
-struct Host {
+pub struct Host {
     server: Arc<Server>,
     clock: TestClock,
-    directory: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
 }
 
 impl Host {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let clock = TestClock(tokio::time::Instant::now());
         let server = Arc::new(Server {
             clock,
@@ -28,13 +28,16 @@ impl Host {
         }
     }
 
-    fn start(&self) -> (Node, tokio::task::JoinHandle<()>) {
+    pub fn start(&self) -> (Node, tokio::task::JoinHandle<()>) {
         let metrics = Metrics::new();
         let (notices, told) = Notices::channel(metrics.clone());
         let state = self.directory.path().join("state");
         let journal = Journal::open(&state, 1 << 20, true).unwrap();
         let (registry, _, worker) = Registry::start(
-            Settings::default(),
+            Settings {
+                unattested: Duration::MAX,
+                ..Settings::default()
+            },
             Arc::new(Fake(Arc::clone(&self.server))),
             Arc::new(self.clock),
             journal,
@@ -51,15 +54,23 @@ impl Host {
         (node, tokio::spawn(worker))
     }
 
-    async fn restart(&self, node: Node, worker: tokio::task::JoinHandle<()>) -> Node {
+    pub async fn restarted(
+        &self,
+        node: Node,
+        worker: tokio::task::JoinHandle<()>,
+    ) -> (Node, tokio::task::JoinHandle<()>) {
         node.registry.stop().await;
         worker.await.unwrap();
-        self.start().0
+        self.start()
+    }
+
+    async fn restart(&self, node: Node, worker: tokio::task::JoinHandle<()>) -> Node {
+        self.restarted(node, worker).await.0
     }
 }
 
 /// A volume with a certificate, which nothing renews.
-async fn mount_certificate(node: &Node) {
+pub async fn mount_certificate(node: &Node) {
     let (claim, _) = node
         .registry
         .begin(Arc::clone(&node.spec), true)

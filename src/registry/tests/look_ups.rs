@@ -88,31 +88,52 @@ async fn what_is_renewed_often_is_not_looked_up() {
 #[tokio::test(start_paused = true)]
 async fn a_token_that_reads_at_every_poll_needs_no_look_up() {
     let node = Node::start(DAYS, 1_000 * DAYS);
-    let mount = || async {
-        let spec = Arc::clone(&node.spec);
-        let (claim, held) = node.registry.begin(spec, true).await.unwrap();
-        let session = match held.session {
-            Some(session) => session,
-            None => {
-                let session = node.login();
-                claim.hold(Arc::clone(&session)).await.unwrap();
-                session
-            }
-        };
-        // A static read leaves no grant.
-        let grants = Vec::new();
-        claim
-            .end(Ending::Complete { session, grants })
-            .await
-            .unwrap();
-        node.registry.answered(node.spec.volume.clone());
-    };
     for _ in 0..30 {
-        mount().await;
+        mount_static(&node).await;
         pass(POLL).await;
     }
     assert_eq!(node.server.count("look the token up"), 0);
     // Without polls nothing else would show it.
     pass(TEN_MINUTES).await;
     assert!(node.server.count("look the token up") >= 1);
+}
+
+/// A Mount of a static read alone, which leaves no grant.
+async fn mount_static(node: &Node) {
+    let spec = Arc::clone(&node.spec);
+    let (claim, held) = node.registry.begin(spec, true).await.unwrap();
+    let session = match held.session {
+        Some(session) => session,
+        None => {
+            let session = node.login();
+            claim.hold(Arc::clone(&session)).await.unwrap();
+            session
+        }
+    };
+    let grants = Vec::new();
+    claim
+        .end(Ending::Complete { session, grants })
+        .await
+        .unwrap();
+    node.registry.answered(node.spec.volume.clone());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_that_became_pointless_while_it_waited_is_made_when_it_is_due_again() {
+    let node = Node::start(DAYS, 1_000 * DAYS);
+    mount_static(&node).await;
+    // Due, and let through to nobody.
+    *node.server.closed_until.lock().unwrap() = Some(Moment::NEVER);
+    pass(TEN_MINUTES).await;
+    mount_static(&node).await;
+    *node.server.closed_until.lock().unwrap() = None;
+    pass(10 * SECOND).await;
+    assert_eq!(
+        node.server.count("look the token up"),
+        0,
+        "a poll has used it"
+    );
+    pass(TEN_MINUTES).await;
+    // After 40 to 90 % of the time, drawn once.
+    assert!((1..=2).contains(&node.server.count("look the token up")));
 }

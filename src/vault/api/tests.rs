@@ -11,6 +11,7 @@ fn reply(body: &str) -> Reply {
         age: std::time::Duration::ZERO,
         content_type: None,
         body: crate::redacted::SecretBytes::from(body.as_bytes().to_vec()),
+        memory: None,
     }
 }
 
@@ -40,7 +41,7 @@ fn a_renewal_whose_body_says_nothing_is_none() {
         renewed_lease(ASKED, &reply(body), sent)
             .unwrap()
             .term
-            .granted
+            .granted()
     };
     assert_eq!(granted(r#"{"lease_duration":3600}"#), HOUR);
     assert_eq!(granted(r#"{"lease_duration":"3600"}"#), HOUR);

@@ -8,6 +8,7 @@ fn told(call: &str, address: &str, status: u16) -> String {
         age: std::time::Duration::ZERO,
         content_type: None,
         body: SecretBytes::from(br#"{"errors":[]}"#.to_vec()),
+        memory: None,
     };
     let asked = Asked {
         call,

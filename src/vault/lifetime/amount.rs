@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde_json::value::RawValue;
 
-/// A hundred years: longer lifetimes are this.
-const LONGEST: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+use crate::clock::LONGEST;
+
 /// Unix times above this are in milliseconds, in microseconds, in nanoseconds (seconds of the year 5138).
 const TOO_LATE: f64 = 1e11;
 
@@ -61,7 +61,9 @@ fn positive(seconds: f64) -> Option<Duration> {
         return None;
     }
     let seconds = seconds.min(LONGEST.as_secs_f64());
-    Duration::try_from_secs_f64(seconds).ok()
+    // What rounds to nothing says nothing.
+    let span = Duration::try_from_secs_f64(seconds).ok()?;
+    (!span.is_zero()).then_some(span)
 }
 
 /// `1h30m`, `1.5h`, `90s`, and Vault's `7d`.
@@ -92,6 +94,8 @@ fn go_duration(text: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn raw(text: &str) -> Box<RawValue> {
@@ -157,6 +161,33 @@ mod tests {
         ] {
             let read = unix(&raw(text)).map(|time| time.as_secs());
             assert_eq!(read, wanted, "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_foreign_number_breaks_it(text in "-?[0-9]{1,400}(\\.[0-9]{1,40})?([eE][+-]?[0-9]{1,5})?") {
+            for value in [text.clone(), format!("\"{text}\""), format!("\"{text}h\"")] {
+                // Not all are JSON (leading zeros).
+                if let Ok(value) = RawValue::from_string(value) {
+                    for read in [seconds(&value), unix(&value)].into_iter().flatten() {
+                        prop_assert!(read > Duration::ZERO && read <= LONGEST);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn no_foreign_text_breaks_it(text in any::<String>()) {
+            let value = RawValue::from_string(serde_json::to_string(&text).unwrap()).unwrap();
+            let _ = (seconds(&value), unix(&value));
+        }
+
+        #[test]
+        fn every_u64_and_i64_is_read_or_says_nothing(positive in 1..=u64::MAX, negative in i64::MIN..=0) {
+            let wanted = Duration::from_secs(positive).min(LONGEST);
+            prop_assert!(seconds(&raw(&positive.to_string())).unwrap().abs_diff(wanted) < Duration::from_millis(1));
+            prop_assert_eq!(seconds(&raw(&negative.to_string())), None);
         }
     }
 }

@@ -84,12 +84,18 @@ fn kept(recorded: &Recorded) -> Grant {
         query: Vec::new(),
         args: None,
     };
+    granted_by(&request, &body.to_string(), Duration::ZERO)
+}
+
+/// What a reply grants that is `age` old.
+fn granted_by(request: &Request, body: &str, age: Duration) -> crate::grant::Grant {
     let reply = Reply {
         status: 200,
         retry_after: None,
-        age: std::time::Duration::ZERO,
+        age,
         content_type: None,
-        body: SecretBytes::from(body.to_string().into_bytes()),
+        body: SecretBytes::from(body.as_bytes().to_vec()),
+        memory: None,
     };
     let asked = Asked {
         call: "read",
@@ -98,7 +104,7 @@ fn kept(recorded: &Recorded) -> Grant {
     };
     let sent = Moment::from_boot(REFRESH);
     let token = Secret::from("s.token".to_owned());
-    granted(asked, &request, reply, sent, REFRESH, &token).unwrap()
+    granted(asked, request, reply, sent, REFRESH, &token).unwrap()
 }
 
 #[test]
@@ -118,7 +124,7 @@ fn every_recorded_reply_is_kept_for_as_long_as_it_is_good() {
         assert_eq!(keep, recorded.keep, "{name} ({source})");
         let wanted = recorded.until.map(|until| until - unix_now());
         let wanted = wanted.or(recorded.seconds).unwrap_or_default();
-        let given = grant.term.granted.as_secs();
+        let given = grant.term.granted().as_secs();
         // The test's own seconds pass.
         let near = given <= wanted + 1 && given + 10 >= wanted;
         assert!(near, "{name} ({source}): {given}, not {wanted}");
@@ -146,7 +152,7 @@ fn a_certificate_that_is_over_by_this_nodes_clock_counts_with_its_whole_validity
     };
     let grant = kept(&recorded);
     assert_eq!(grant.keep, Keep::Certificate);
-    assert_eq!(grant.term.granted, Duration::from_secs(2 * 24 * 3600));
+    assert_eq!(grant.term.granted(), Duration::from_secs(2 * 24 * 3600));
 }
 
 #[test]
@@ -170,4 +176,45 @@ fn no_bytes_break_the_reader_of_ssh_certificates() {
     assert_eq!(openssh::valid_before("ä"), None);
     let wide = format!("{}ä", "x".repeat(64 * 1024 - 1));
     assert_eq!(openssh::valid_before(&wide), None);
+}
+
+#[test]
+fn no_number_of_a_server_loses_a_lease() {
+    let request = Request {
+        method: Method::Get,
+        path: "database/creds/app".to_owned(),
+        query: Vec::new(),
+        args: None,
+    };
+    let century = crate::clock::LONGEST.as_secs();
+    let second = Duration::from_secs(1);
+    for (written, wanted) in [
+        ("3600", 3600),
+        ("3600.9", 3600),
+        ("3.6e3", 3600),
+        ("\"3600\"", 3600),
+        ("\"1h\"", 3600),
+        ("18446744073709551615", century),
+        ("18446744073709551616", century),
+        ("9223372036854775807", century),
+        ("1e400", century),
+        ("0", 1),
+        ("-1", 1),
+        ("-9223372036854775808", 1),
+        ("null", 1),
+        ("\"soon\"", 1),
+        ("{}", 1),
+        ("[3600]", 1),
+    ] {
+        let body = format!(
+            r#"{{"lease_id":"l/1","renewable":true,"lease_duration":{written},"data":{{"a":"b"}}}}"#
+        );
+        for age in [Duration::ZERO, second / 2, Duration::from_secs(u64::MAX)] {
+            let grant = granted_by(&request, &body, age);
+            assert_eq!(grant.lease_id(), Some("l/1"), "{written}");
+            assert_eq!(grant.term.granted().as_secs(), wanted, "{written}");
+            let left = grant.term.left(Moment::from_boot(REFRESH));
+            assert!(left >= Some(second / 2), "{written}: {left:?}");
+        }
+    }
 }

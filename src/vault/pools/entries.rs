@@ -1,7 +1,9 @@
 //! What is known of pools: which one serves, when it is replaced, and which is forgotten.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -17,6 +19,11 @@ pub const POOLS: usize = 256;
 /// the one that was used last.
 pub const MOST_BYTES: usize = 32 * 1024 * 1024;
 
+/// A pool counts for the tenants that have used it within this time: some polls of a volume.
+const LATELY: Duration = Duration::from_secs(600);
+/// Tenants that a pool is remembered to be used by. One that more share is the last to go in any case.
+const USERS: usize = 16;
+
 /// How long the state of files is taken for what it was: not every request looks at each of them.
 const SETTLED: Duration = Duration::from_secs(1);
 /// How long files that could not be used are not read again while they stay as they are.
@@ -25,7 +32,9 @@ const RETRY: Duration = Duration::from_secs(10);
 /// An address and its TLS settings.
 pub type Key = (String, Tls);
 
-/// The entries. Tenants choose addresses and settings: the least recently used are forgotten.
+/// The entries. Where there are too many, or they take too much, one of the tenant that has the most goes: the least
+/// recently used of those that fewest others share. So a tenant with a thousand addresses pays for them itself. Without
+/// tenants, or among those that have equally much, the least recently used goes.
 #[derive(Default)]
 pub struct Entries(HashMap<Key, Entry>);
 
@@ -37,6 +46,8 @@ pub struct Entry {
     /// When the files were last looked at.
     looked: Option<Instant>,
     used: Instant,
+    /// Who has used it lately, and when.
+    users: Vec<(Arc<str>, Instant)>,
     /// Held by the one request that looks at the files.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
@@ -65,17 +76,37 @@ impl Entries {
     /// The entry of a key, made where there is none, and used now.
     pub fn entry(&mut self, key: &Key, now: Instant) -> &mut Entry {
         if !self.0.contains_key(key) {
-            while self.0.len() >= POOLS && self.forget_oldest() {}
+            while self.0.len() >= POOLS && self.forget_one(now, None, |_, _| 1) {}
         }
         let entry = self.0.entry(key.clone()).or_insert_with(|| Entry {
             made: None,
             failure: None,
             looked: None,
             used: now,
+            users: Vec::new(),
             turn: Arc::default(),
         });
         entry.used = now;
         entry
+    }
+
+    /// A tenant uses the entry of a key.
+    pub fn used(&mut self, key: &Key, tenant: Option<Arc<str>>, now: Instant) {
+        let users = &mut self.entry(key, now).users;
+        users.retain(|(user, at)| now < *at + LATELY && Some(user) != tenant.as_ref());
+        if users.len() >= USERS {
+            users.remove(0);
+        }
+        users.extend(tenant.map(|tenant| (tenant, now)));
+    }
+
+    /// Forgets a pool that has connections, of the tenant that has the most of them: those that are idle are closed.
+    /// Not the one of this key.
+    pub fn close_idle(&mut self, but: &Key, now: Instant) {
+        self.forget_one(now, Some(but), |_, entry| {
+            let made = entry.made.as_ref();
+            made.map_or(0, |made| made.pool.open.load(Ordering::Relaxed))
+        });
     }
 
     /// Lets a pool of this kind be replaced at its next use.
@@ -91,28 +122,63 @@ impl Entries {
         }
     }
 
-    /// Forgets the least recently used entries until all together take no more memory than this. The last one
-    /// stays.
-    pub fn evict(&mut self, most: usize) {
-        while self.0.len() > 1 && self.bytes() > most && self.forget_oldest() {}
+    /// Forgets entries until all together take no more memory than this. The one of this key stays.
+    pub fn evict(&mut self, most: usize, but: &Key, now: Instant) {
+        while self.bytes() > most && self.forget_one(now, Some(but), bytes) {}
     }
 
     fn bytes(&self) -> usize {
-        let bytes = self.0.iter().map(|((_, settings), entry)| {
-            let made = entry.made.as_ref().map_or(0, |made| made.bytes);
-            made + settings.ca_pem.as_ref().map_or(0, String::len)
-        });
-        bytes.sum()
+        self.0.iter().map(|(key, entry)| bytes(key, entry)).sum()
     }
 
-    fn forget_oldest(&mut self) -> bool {
-        let oldest = self.0.iter().min_by_key(|(_, entry)| entry.used);
-        let oldest = oldest.map(|(key, _)| key.clone());
-        oldest.is_some_and(|key| self.0.remove(&key).is_some())
+    /// Forgets one entry of the tenant whose entries weigh the most. Those without weight stay.
+    fn forget_one(
+        &mut self,
+        now: Instant,
+        but: Option<&Key>,
+        weight: impl Fn(&Key, &Entry) -> usize,
+    ) -> bool {
+        let mut loads: HashMap<Option<&str>, usize> = HashMap::new();
+        for (key, entry) in &self.0 {
+            for user in entry.users_at(now) {
+                let load = loads.entry(user).or_default();
+                *load = load.saturating_add(weight(key, entry));
+            }
+        }
+        let candidates = self.0.iter();
+        let candidates =
+            candidates.filter(|(key, entry)| Some(*key) != but && weight(key, entry) > 0);
+        let load_of = |entry: &Entry| {
+            let loads = entry.users_at(now).filter_map(|user| loads.get(&user));
+            loads.max().copied().unwrap_or_default()
+        };
+        let victim = candidates.max_by_key(|(_, entry)| {
+            let shared = entry.users_at(now).count();
+            (load_of(entry), Reverse(shared), Reverse(entry.used))
+        });
+        let victim = victim.map(|(key, _)| key.clone());
+        victim.is_some_and(|key| self.0.remove(&key).is_some())
     }
 }
 
+/// What the trusted certificates and the settings of an entry take in memory.
+fn bytes((_, settings): &Key, entry: &Entry) -> usize {
+    let made = entry.made.as_ref().map_or(0, |made| made.bytes);
+    made + settings.ca_pem.as_ref().map_or(0, String::len)
+}
+
 impl Entry {
+    /// Who has used it lately; nobody in particular counts as one.
+    fn users_at(&self, now: Instant) -> impl Iterator<Item = Option<&str>> {
+        let users = self.users.iter();
+        let mut lately = users
+            .filter(move |(_, at)| now < *at + LATELY)
+            .map(|(user, _)| Some(user.as_ref()))
+            .peekable();
+        let nobody = lately.peek().is_none().then_some(None);
+        lately.chain(nobody)
+    }
+
     pub fn turn(&self) -> Arc<tokio::sync::Mutex<()>> {
         Arc::clone(&self.turn)
     }

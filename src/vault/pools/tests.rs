@@ -9,7 +9,7 @@ const SECURE: &str = "https://127.0.0.1:9";
 
 fn pools() -> Pools {
     let second = Duration::from_secs(1);
-    Pools::new(second, 100 * second, Proxies::default())
+    Pools::new(second, 100 * second, Proxies::default(), 1024)
 }
 
 async fn get(pools: &Pools) -> Arc<Pool> {
@@ -166,8 +166,102 @@ async fn what_all_pools_trust_takes_a_bounded_memory() {
     let mut entries = pools.0.locked();
     let kept = |entries: &Entries| (0..4).map(|at| entries.has(&key(at))).collect::<Vec<_>>();
     // Each takes the text, the certificate and some more.
-    entries.evict(5 * pem.len());
+    let (last, now) = (key(3), Instant::now());
+    entries.evict(5 * pem.len(), &last, now);
     assert_eq!(kept(&entries), [false, false, true, true]);
-    entries.evict(0);
+    entries.evict(0, &last, now);
     assert_eq!(kept(&entries), [false, false, false, true]);
+}
+
+async fn get_for(pools: &Pools, tenant: &str, address: &str) -> Arc<Pool> {
+    let settings = Tls::default();
+    let pool = tenant::on_behalf_of(tenant, pools.get(address, &settings)).await;
+    tokio::time::advance(Duration::from_millis(1)).await;
+    pool.unwrap()
+}
+
+fn address(at: usize) -> String {
+    format!("http://127.0.0.1:{}", at + 10)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenants_thousand_addresses_cost_nobody_else_a_pool() {
+    let pools = pools();
+    let own = get_for(&pools, "shop", ADDRESS).await;
+    let shared = get_for(&pools, "crowd", "http://127.0.0.1:8").await;
+    get_for(&pools, "shop", "http://127.0.0.1:8").await;
+    for poll in 0..3 {
+        for at in 0..1000 {
+            get_for(&pools, "crowd", &address(at)).await;
+        }
+        assert!(
+            Arc::ptr_eq(&own, &get_for(&pools, "shop", ADDRESS).await),
+            "{poll}"
+        );
+        let found = get_for(&pools, "shop", "http://127.0.0.1:8").await;
+        assert!(Arc::ptr_eq(&shared, &found), "{poll}");
+    }
+    assert_eq!(pools.0.locked().len(), POOLS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_tenants_that_share_a_thousand_addresses_are_no_better_off() {
+    let pools = pools();
+    let own = get_for(&pools, "shop", ADDRESS).await;
+    for at in 0..500 {
+        get_for(&pools, "crowd", &address(at)).await;
+        get_for(&pools, "other", &address(at)).await;
+    }
+    assert!(Arc::ptr_eq(&own, &get_for(&pools, "shop", ADDRESS).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn pools_that_nobody_has_used_lately_go_first() {
+    let pools = pools();
+    for at in 0..200 {
+        get_for(&pools, "crowd", &address(at)).await;
+    }
+    after(50).await;
+    let own = get_for(&pools, "shop", ADDRESS).await;
+    after(49).await;
+    // The crowd is gone; another tenant has many addresses, though fewer than were left behind.
+    for minute in 0..12 {
+        after(50).await;
+        pools.0.locked().used(
+            &(ADDRESS.to_owned(), Tls::default()),
+            Some("shop".into()),
+            Instant::now(),
+        );
+        for at in 0..5 {
+            get_for(&pools, "busy", &address(1000 + 5 * minute + at)).await;
+        }
+    }
+    assert!(pools.0.locked().has(&(ADDRESS.to_owned(), Tls::default())));
+    assert!(!pools.0.locked().has(&(address(0), Tls::default())));
+    assert!(pools.0.locked().has(&(address(1000), Tls::default())));
+    drop(own);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tenants_large_bundles_cost_nobody_else_a_pool() {
+    let pools = pools();
+    let pem = certificate();
+    let key = |at: usize| {
+        let settings = Tls {
+            ca_pem: Some(format!("{at}\n{pem}")),
+            ..Tls::default()
+        };
+        (SECURE.to_owned(), settings)
+    };
+    for (at, tenant) in ["shop", "crowd", "crowd", "crowd"].into_iter().enumerate() {
+        let (address, settings) = key(at);
+        let made = tenant::on_behalf_of(tenant, pools.get(&address, &settings)).await;
+        made.unwrap();
+        tokio::time::advance(Duration::from_millis(1)).await;
+    }
+    let mut entries = pools.0.locked();
+    let (last, now) = (key(3), Instant::now());
+    entries.evict(5 * pem.len(), &last, now);
+    let kept: Vec<bool> = (0..4).map(|at| entries.has(&key(at))).collect();
+    assert_eq!(kept, [true, false, false, true]);
 }
