@@ -55,6 +55,9 @@ pub struct Pod<'a> {
     unmounted: bool,
     /// A call that was given up may be under way still: its answer shows the static secret of then.
     cancelled: Option<u64>,
+    /// How many calls were given up since the last good answer. The daemon may have answered each before it could
+    /// know, and after the second answer it takes the files for what it said.
+    given_up: u32,
     /// When the last good answer's call began, and what the pod had cost by then; nothing where it is changed.
     settled: Option<(Instant, Cost)>,
 }
@@ -90,6 +93,7 @@ impl<'a> Pod<'a> {
             mounted: false,
             unmounted: false,
             cancelled: None,
+            given_up: 0,
             settled: None,
         }
     }
@@ -172,6 +176,10 @@ impl<'a> Pod<'a> {
                 self.site.report.count("cancelled calls");
                 let value = self.begun().value;
                 self.cancelled = Some(self.cancelled.unwrap_or(value).min(value));
+                self.given_up += 1;
+                if self.in_doubt() {
+                    self.site.wire.shared.ledger.hides(self.number);
+                }
                 let call = self.driver.call(self.request());
                 let _ = tokio::time::timeout(after, call).await;
             }
@@ -202,6 +210,11 @@ impl<'a> Pod<'a> {
             }
             Step::Blink(away) => self.blink(away).await,
         }
+    }
+
+    /// Two answers in a row may never have become files.
+    fn in_doubt(&self) -> bool {
+        self.given_up >= 2
     }
 
     async fn blink(&mut self, away: Duration) {
@@ -283,6 +296,7 @@ impl<'a> Pod<'a> {
 
     async fn good(&mut self, begun: &Begun) {
         self.mounted = true;
+        self.given_up = 0;
         if self.role_changed || self.unmounted {
             // Nothing that was read under the old login is served any more.
             (self.role_changed, self.unmounted) = (false, false);
@@ -346,6 +360,15 @@ impl<'a> Pod<'a> {
             Code::Internal => Effect::Failed,
             _ => Effect::OddCode,
         };
+        if effect == Effect::Failed
+            && !self.explained(effect, begun.at)
+            && self.site.troubles.are_several(begun.at)
+        {
+            self.site
+                .report
+                .count("errors of others while three or more backends were in trouble");
+            return;
+        }
         if !self.explained(effect, begun.at) {
             self.complain(Violation::WrongCode, begun.at, &format!("{status}"));
         }
@@ -394,7 +417,7 @@ impl<'a> Pod<'a> {
 
     /// Compares the files with what they should be.
     pub async fn look(&mut self) {
-        if !self.mounted || self.unmounted {
+        if !self.mounted || self.unmounted || self.in_doubt() {
             return;
         }
         let now = Instant::now();

@@ -1,6 +1,7 @@
 //! What is wrong, with whom, since when; and what that may explain. An error is explained by mischief alone that
 //! could cause this error for this pod, while it lasts and for a stated time after it.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,9 @@ pub const AFTER_SERVER: Duration = Duration::from_secs(6);
 pub const AFTER_DAEMON: Duration = Duration::from_secs(3);
 /// From when on a daemon that is stopped may lose a lease of the shortest term.
 const LONG_STOP: Duration = Duration::from_secs(1);
+
+/// So many backends that fail speak for their address.
+const SEVERAL: usize = 3;
 
 /// Whom a mischief is meant for; nothing: everybody.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -186,6 +190,21 @@ impl Troubles {
                 && episode.overlaps(since, episode.what.aftermath())
                 && !episode.touches(reach)
         })
+    }
+
+    /// Whether so many backends were in trouble that the daemon may take their address for away
+    /// (`docs/adr/0005-one-scheduler.md`).
+    pub fn are_several(&self, since: Instant) -> bool {
+        let episodes = self.0.lock().unwrap();
+        let troubled = episodes.iter().filter(|episode| {
+            episode.target != Target::default()
+                && episode.overlaps(since, episode.what.aftermath())
+                && episode.what.causes(Effect::Failed, episode.lasted())
+        });
+        let targets: BTreeSet<_> = troubled
+            .map(|episode| (episode.target.tenant, episode.target.backend))
+            .collect();
+        targets.len() >= SEVERAL
     }
 
     /// Whether a tenant's tokens cannot be revoked, or could not be until just now. Trouble of one engine is no
