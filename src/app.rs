@@ -163,11 +163,13 @@ impl App {
         match (&kubernetes, &config.node_name) {
             (Some(client), Some(node)) => {
                 let (client, node) = (client.clone(), node.clone());
+                let own = config.pod_uid.clone();
                 let (registry, metrics) = (registry.clone(), metrics.clone());
                 supervisor.keep("pod-watch", move || {
                     pods::watch(
                         client.clone(),
                         node.clone(),
+                        own.clone(),
                         registry.clone(),
                         metrics.clone(),
                         POD_RETRY,

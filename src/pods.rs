@@ -28,11 +28,12 @@ const RUNS_AFTER: Duration = Duration::from_secs(360);
 
 /// The registry is told who is there this often.
 const ROLL_EVERY: Duration = Duration::from_secs(30);
-/// Watches until it is dropped. After a failure the first list or watch comes within `retry`, each later one within twice
+/// Watches until it is dropped. `own` is the UID of our own pod. After a failure the first list or watch comes within `retry`, each later one within twice
 /// the time, up to a minute: an API server that comes back meets the whole fleet.
 pub async fn watch(
     client: Client,
     node: String,
+    own: Option<String>,
     registry: Registry,
     metrics: Metrics,
     retry: Duration,
@@ -68,7 +69,7 @@ pub async fn watch(
                     for (uid, grace) in roll.departed(event) {
                         registry.pod_gone(uid, grace);
                     }
-                    if is_complete {
+                    if is_complete && roll.is_proved(own.as_deref()) {
                         registry.pods_there(roll.there.clone());
                     }
                 }
@@ -83,7 +84,7 @@ pub async fn watch(
                     failed_at = None;
                     complaint.withdraw();
                 }
-                if failed_at.is_none() && roll.is_complete {
+                if failed_at.is_none() && roll.is_complete && roll.is_proved(own.as_deref()) {
                     registry.pods_there(roll.there.clone());
                 }
             }
@@ -134,6 +135,12 @@ struct Roll {
 }
 
 impl Roll {
+    /// Whether it shows our own pod, which is on this node, or, where its UID is not known, any pod. A list of another
+    /// node, or one that is empty for another reason, must not look like the end of every volume.
+    fn is_proved(&self, own: Option<&str>) -> bool {
+        own.map_or(!self.there.is_empty(), |uid| self.there.contains(uid))
+    }
+
     fn begin(&mut self) {
         self.graces.clear();
         self.there.clear();

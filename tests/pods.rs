@@ -40,6 +40,7 @@ impl Node {
         let watching = pods::watch(
             server.client(),
             "node-1".to_owned(),
+            None,
             registry,
             metrics,
             Duration::from_millis(100),

@@ -218,6 +218,11 @@ impl Polls {
         }
     }
 
+    /// Whether enough polls were seen to know their interval.
+    pub fn is_known(&self) -> bool {
+        self.gaps.len() >= Self::NEEDED
+    }
+
     /// The largest of the last gaps, or `assumed` until two polls were seen. One gap that is far larger than all others
     /// is an outage (kubelet or the driver was down), and no interval; when a second one comes, it is.
     pub fn interval(&self, assumed: Duration) -> Duration {

@@ -48,6 +48,10 @@ impl Worker {
                     volume.evidence.path_seen(now);
                     if !volume.seen {
                         volume.seen = true;
+                        // From now on its path decides.
+                        if volume.stage == Stage::Mounted {
+                            volume.forsaken_at = None;
+                        }
                         self.changed(key, None);
                     } else if volume.doubted {
                         self.settle(key);
@@ -105,7 +109,10 @@ impl Worker {
             match volume.evidence.roll(named, now) {
                 PodNews::Missing => self.without_pod(key, USUAL_GRACE),
                 PodNews::Back => {
-                    volume.forsaken_at = None;
+                    // A first Mount that a crash cut short waits for another reason.
+                    if volume.stage != Stage::Opening || volume.mounting {
+                        volume.forsaken_at = None;
+                    }
                     self.changed(key, None);
                 }
                 PodNews::None if named && volume.doubted => self.settle(key),

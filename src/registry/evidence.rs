@@ -13,8 +13,11 @@ use crate::clock::Moment;
 
 /// A sign of life is fresh for so long: sixty looks at paths, ten rolls of the pod watch, two to three polls.
 const FRESH: Duration = Duration::from_secs(300);
-/// A pod that is younger may be missing in what the API server has in its cache.
-const YOUNG: Duration = Duration::from_secs(120);
+/// A pod that is younger may be missing in what the API server has in its cache, or because the watch's connection is
+/// dead: kube notices that after 295 s.
+const YOUNG: Duration = Duration::from_secs(420);
+/// Until two polls were seen, nobody knows how far they are apart.
+const UNKNOWN: Duration = Duration::from_secs(3600);
 /// How long renewals go on when every source that there was is silent.
 const ALL_SILENT: Duration = Duration::from_secs(24 * 3600);
 
@@ -158,6 +161,11 @@ impl Volume {
             .interval(settings.poll)
             .saturating_mul(3)
             .max(FRESH);
+        let polls = if self.polls.is_known() {
+            polls
+        } else {
+            polls.max(UNKNOWN)
+        };
         let polled = self.polls.last;
         if polled.is_some_and(|at| now.since(at) < polls) || is_fresh(evidence.pod_seen_at) {
             return Verdict::Alive;
@@ -247,7 +255,8 @@ mod tests {
         );
         volume.stage = Stage::Mounted;
         volume.evidence.begin(at(0));
-        volume.polls.note(at(0));
+        // Three polls: their interval is known.
+        (0..3).for_each(|_| volume.polls.note(at(0)));
         volume
     }
 
@@ -357,8 +366,8 @@ mod tests {
     fn a_young_pod_is_not_missed() {
         let mut evidence = Evidence::default();
         evidence.begin(at(0));
-        assert_eq!(evidence.roll(false, at(1)), PodNews::None);
-        assert_eq!(evidence.roll(false, at(2)), PodNews::Missing);
+        assert_eq!(evidence.roll(false, at(6)), PodNews::None);
+        assert_eq!(evidence.roll(false, at(7)), PodNews::Missing);
     }
 
     proptest! {

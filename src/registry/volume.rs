@@ -193,9 +193,14 @@ impl Volume {
         if self.stage == Stage::Leaving {
             self.release(now);
         }
+        // What was concluded from its pod's absence is taken back when it is told of again.
+        if self.forsaken_at.is_some() {
+            self.evidence.pod_gone(now);
+        }
         // Whether the answer has arrived, the path tells.
         if matches!(self.stage, Stage::Parked { .. }) {
             self.stage = Stage::Mounted;
+            self.forsaken_at = self.forsaken_at.filter(|_| !self.seen);
         }
         if self.stage == Stage::Opening {
             // Leases we never saw may hang from its session: it is not built upon.
@@ -445,6 +450,7 @@ impl Volume {
             self.forget(|duty| *duty != Duty::Releasing);
         }
         self.stage = Stage::Leaving;
+        self.doubted = false;
         self.missing_since = None;
         self.forsaken_at = None;
         for (duty, care) in self.duties() {

@@ -489,6 +489,7 @@ impl Worker {
         self.deadlines.set(key, None);
         let volume = self.volumes.remove(&key)?;
         self.kept.forget(key);
+        self.mounts.remove(&key);
         self.keys.remove(&volume.id);
         self.metrics.volumes(self.volumes.len());
         Some(volume)

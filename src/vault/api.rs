@@ -117,6 +117,9 @@ struct Lease<'a> {
     warnings: Option<&'a RawValue>,
 }
 
+/// The longest accessor, in characters; theirs have some thirty.
+const LONGEST_ACCESSOR: usize = 256;
+
 /// `POST auth/<mount>/login`. The kubernetes and the jwt method have the same request.
 pub async fn login(
     transport: &Transport,
@@ -168,13 +171,17 @@ pub fn logged_in(asked: Asked<'_>, reply: &Reply, jwt: &Secret) -> Result<Logged
     let granted = auth.lease_duration.and_then(seconds).unwrap_or_default();
     Ok(LoggedIn {
         token,
-        accessor: or_nothing(auth.accessor),
+        // It stands in each record of its volume.
+        accessor: or_nothing::<String>(auth.accessor)
+            .chars()
+            .take(LONGEST_ACCESSOR)
+            .collect(),
         kind: if or_nothing::<String>(auth.token_type) == "batch" {
             TokenKind::Batch
         } else {
             TokenKind::Service
         },
-        policies: or_nothing(auth.policies),
+        policies: some(auth.policies),
         renewable,
         age: reply.age,
         uses: or_nothing(auth.num_uses),

@@ -47,6 +47,9 @@ pub struct Read {
     pub memory: Reservation,
 }
 
+/// The longest lease id, in bytes: a path and its suffix. It stands in each record of its volume, which is never dropped.
+const LONGEST_LEASE_ID: usize = 8 * 1024;
+
 /// A read's name in messages: never its query or arguments.
 pub fn name(request: &Request) -> String {
     format!("{} {}", request.method.as_str(), request.path)
@@ -143,6 +146,10 @@ pub fn granted(
     let lease_duration = envelope.lease_duration.and_then(seconds);
     let lease_duration = lease_duration.unwrap_or_default();
     let lease_id = envelope.lease_id.unwrap_or_default();
+    if lease_id.len() > LONGEST_LEASE_ID {
+        let text = format!("the reply names a lease by more than {LONGEST_LEASE_ID} bytes");
+        return Err(VaultError::new(Kind::NotVault, asked, text));
+    }
     let (keep, granted) = if lease_id.is_empty() {
         let mount_type = envelope.mount_type.unwrap_or_default();
         let leaseless = Leaseless {

@@ -35,7 +35,7 @@ async fn a_pod_that_went_before_its_first_mount_is_missed_by_the_roll() {
     node.mount_unseen(&went).await;
     node.live(60 * SECOND, Some(&["stays"]), &[]).await;
     assert_eq!(node.server.count("revoke token"), 0, "it is young");
-    node.live(5 * 60 * SECOND, Some(&["stays"]), &[]).await;
+    node.live(10 * 60 * SECOND, Some(&["stays"]), &[]).await;
     assert_eq!(node.server.count("revoke token"), 1);
     node.live(HOUR, Some(&["stays"]), &[]).await;
     assert_eq!(node.server.count("revoke token"), 1);
@@ -91,7 +91,9 @@ async fn a_poll_ends_the_doubt() {
     let (stays, late) = (Arc::new(spec_of("stays")), Arc::new(spec_of("late")));
     node.mount_unseen(&stays).await;
     node.mount_unseen(&late).await;
-    node.live(50 * 60 * SECOND, None, &[&stays]).await;
+    // Polled for a while, so that it is known how often.
+    node.live(6 * 60 * SECOND, None, &[&stays, &late]).await;
+    node.live(44 * 60 * SECOND, None, &[&stays]).await;
     assert_eq!(node.told(), [NoticeKind::CannotRenew]);
     let (new_login, _) = node.mount_seen(&late, false).await;
     assert!(!new_login, "it had not run out yet");
