@@ -183,8 +183,8 @@ impl Vault {
             endpoint.namespace.as_deref(),
             &path,
         );
-        let _permit = self.permit(endpoint, &scope).await;
-        self.admitted(endpoint, &scope, &api::login_name(login))?;
+        let mut permit = self.permit(endpoint, &scope).await;
+        self.admitted(endpoint, &mut permit, &api::login_name(login))?;
         let sent = self.0.clock.now();
         let timeout = self.0.settings.login_timeout;
         let call = api::login(&self.0.transport, endpoint, login, jwt, timeout, cache);
@@ -233,7 +233,7 @@ impl Vault {
         let endpoint = &session.endpoint;
         let scope = scope(session, &request.path);
         let mut permit = self.permit(endpoint, &scope).await;
-        self.admitted(endpoint, &scope, &read::name(request))?;
+        self.admitted(endpoint, &mut permit, &read::name(request))?;
         let call = read::read(
             &self.0.transport,
             session,
@@ -259,9 +259,9 @@ impl Vault {
     pub async fn token_state(&self, session: &Session) -> TokenState {
         let endpoint = &session.endpoint;
         let scope = scope(session, TOKENS);
-        let _permit = self.permit(endpoint, &scope).await;
+        let mut permit = self.permit(endpoint, &scope).await;
         let name = "GET auth/token/lookup-self";
-        if self.admitted(endpoint, &scope, name).is_err() {
+        if self.admitted(endpoint, &mut permit, name).is_err() {
             return TokenState::Unknown;
         }
         let patience = self.0.settings.request_timeout;
@@ -290,10 +290,15 @@ impl Vault {
     }
 
     /// Leave to ask a server, which may be away. A Mount that is refused costs no time.
-    fn admitted(&self, endpoint: &Endpoint, scope: &Scope, call: &str) -> Result<(), VaultError> {
-        let admitted = self.0.dispatcher.admit(&endpoint.address, scope);
-        admitted
-            .map_err(|open| VaultError::away(api::asked(call, endpoint), open, self.0.clock.now()))
+    fn admitted(
+        &self,
+        endpoint: &Endpoint,
+        permit: &mut Permit,
+        call: &str,
+    ) -> Result<(), VaultError> {
+        let admitted = permit.admit();
+        let now = self.0.clock.now();
+        admitted.map_err(|open| VaultError::away(api::asked(call, endpoint), open, now))
     }
 
     /// How long a renewal's or revocation's answer is waited for: never longer than any other call's.
@@ -315,7 +320,9 @@ impl Vault {
         }
         let check = api::healthy(&self.0.transport, endpoint);
         let check = tokio::time::timeout(self.0.settings.health_timeout, check).await;
-        dispatcher.checked(address, check.unwrap_or(false));
+        if let Some(healthy) = check.unwrap_or(Some(false)) {
+            dispatcher.checked(address, healthy);
+        }
     }
 
     async fn timed<T>(

@@ -41,6 +41,8 @@ impl Mount {
 pub struct Shares {
     limits: Limits,
     small: usize,
+    /// What each tenant has of the pool for small Mounts; none without bytes.
+    small_of: HashMap<String, usize>,
     shared: usize,
     mounts: BTreeMap<MountKey, Mount>,
     /// What each tenant has of the shared pool; none without bytes.
@@ -56,6 +58,7 @@ impl Shares {
         Self {
             limits,
             small: 0,
+            small_of: HashMap::new(),
             shared: 0,
             mounts: BTreeMap::new(),
             tenants: HashMap::new(),
@@ -112,15 +115,18 @@ impl Shares {
         if mount.bytes().saturating_add(bytes) > limits.mount {
             return Err(MemoryError::TooMuch(limits.mount));
         }
+        let tenant = mount.tenant.clone();
+        let small_of_tenant = self.small_of.get(&tenant).copied().unwrap_or_default();
         let is_small = mount.bytes().saturating_add(bytes) <= limits.small_mount
-            && self.small.saturating_add(bytes) <= limits.small;
+            && self.small.saturating_add(bytes) <= limits.small
+            && small_of_tenant.saturating_add(bytes) <= limits.small / 2;
         if is_small {
             mount.small += bytes;
             self.small += bytes;
+            *self.small_of.entry(tenant).or_default() += bytes;
             return Ok(Some(Pool::Small));
         }
         // Whoever waits already comes first, unless this one's tenant has less.
-        let tenant = mount.tenant.clone();
         let mine = self.of_tenant(&tenant);
         let comes_first = |waiter: &Waiter| {
             let other = self.mounts.get(&waiter.key);
@@ -145,6 +151,12 @@ impl Shares {
                 Pool::Small => {
                     mount.small = mount.small.saturating_sub(bytes);
                     self.small = self.small.saturating_sub(bytes);
+                    if let Some(of) = self.small_of.get_mut(&mount.tenant) {
+                        *of = of.saturating_sub(bytes);
+                        if *of == 0 {
+                            self.small_of.remove(&mount.tenant);
+                        }
+                    }
                 }
                 Pool::Shared => {
                     mount.shared = mount.shared.saturating_sub(bytes);
@@ -195,7 +207,10 @@ impl Shares {
 
     #[cfg(test)]
     pub fn is_empty(&self) -> bool {
-        self.mounts.is_empty() && self.tenants.is_empty() && self.waiters.is_empty()
+        self.mounts.is_empty()
+            && self.tenants.is_empty()
+            && self.small_of.is_empty()
+            && self.waiters.is_empty()
     }
 
     fn rank(&self, key: MountKey) -> (usize, MountKey) {

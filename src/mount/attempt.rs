@@ -97,7 +97,7 @@ impl Mounter {
             if round.is_complete() {
                 return Ok(replies(session, known, round.grants));
             }
-            if round.refused().next().is_none() {
+            if round.error.is_some() || round.refused().next().is_none() {
                 return Err(failure(job, session, round));
             }
             match self.parts.vault.token_state(&session).await {

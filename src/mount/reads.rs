@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::oneshot;
 
 use super::attempt::Job;
@@ -17,7 +17,8 @@ use super::history::Ordered;
 use super::rendering::Rendering;
 use super::{Mounter, is_static};
 use crate::grant::{Grant, Session};
-use crate::spec::Request;
+use crate::registry::Registry;
+use crate::spec::{Request, VolumeId};
 use crate::vault::{Cache, Read, VaultError, VaultErrorKind};
 
 /// Reads of one Mount under way at once: one volume must not take an address' whole share.
@@ -82,6 +83,27 @@ pub struct Under {
     pub cache: Cache,
 }
 
+/// A read's answer that is waited for. Given up, it goes to the registry, also where it has just come.
+struct Awaited {
+    answered: oneshot::Receiver<Result<Read, VaultError>>,
+    registry: Registry,
+    volume: VolumeId,
+    session: String,
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        // From here on the read's own task hands its answer over.
+        self.answered.close();
+        if let Ok(Ok(late)) = self.answered.try_recv()
+            && !is_static(&late.grant)
+        {
+            let (volume, session) = (self.volume.clone(), self.session.clone());
+            self.registry.late(volume, session, late.grant);
+        }
+    }
+}
+
 impl Mounter {
     /// Reads, and awaits every read that was begun, unless the Mount is given up: a reply that is on its way may
     /// carry a lease.
@@ -98,6 +120,8 @@ impl Mounter {
         } = self.history.order(job.spec, wanted);
         let mut round = Round::default();
         let mut under_way = FuturesUnordered::new();
+        // A login may have outlived it.
+        round.error = job.stop.reached().now_or_never();
         loop {
             let at_once = if alone { 1 } else { READS_AT_ONCE };
             while round.is_complete()
@@ -152,6 +176,7 @@ impl Mounter {
         let (vault, registry) = (self.parts.vault.clone(), self.parts.registry.clone());
         let (volume, memory) = (job.spec.volume.clone(), job.memory.clone());
         let (under, asked) = (under.clone(), request.clone());
+        let session_id = under.session.id.clone();
         self.tasks.spawn(async move {
             let Under {
                 session,
@@ -181,6 +206,15 @@ impl Mounter {
                 registry.late(volume, session.id.clone(), late.grant);
             }
         });
-        async move { (request, answered.await.ok()) }
+        let mut awaited = Awaited {
+            answered,
+            registry: self.parts.registry.clone(),
+            volume: job.spec.volume.clone(),
+            session: session_id,
+        };
+        async move {
+            let answer = (&mut awaited.answered).await.ok();
+            (request, answer)
+        }
     }
 }

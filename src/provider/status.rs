@@ -150,6 +150,7 @@ fn code_of_vault(kind: Kind) -> Final {
         Kind::Sealed
         | Kind::Unreachable
         | Kind::NotTaken
+        | Kind::NoConnection
         | Kind::Interrupted
         | Kind::TimedOut
         | Kind::Untrusted

@@ -15,7 +15,7 @@ use vaultrs::api::token::requests::{RenewTokenSelfRequest, RevokeTokenSelfReques
 
 use super::error::{Asked, VaultError, VaultErrorKind as Kind, shown};
 use super::lifetime::{ending, seconds};
-use super::transport::{Cache, Call, Reply, Transport};
+use super::transport::{Cache, Call, Reply, SendError, Transport};
 use crate::clock::Moment;
 use crate::grant::{Renewal, Term, TokenKind};
 use crate::redacted::Secret;
@@ -200,8 +200,8 @@ pub fn login_name(login: &Login) -> String {
 }
 
 /// `GET sys/health?standbyok=true`, without a namespace: whether the server as a whole serves. A standby
-/// does (429, and Vault's 472 and 473; OpenBao `http/sys_health.go`).
-pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
+/// does (429, and Vault's 472 and 473; OpenBao `http/sys_health.go`). `None`: there was no connection to ask by.
+pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> Option<bool> {
     let whole = Endpoint {
         namespace: None,
         ..endpoint.clone()
@@ -217,8 +217,12 @@ pub async fn healthy(transport: &Transport, endpoint: &Endpoint) -> bool {
         patience: None,
         memory: None,
     };
-    let reply = transport.send(&whole, &call).await;
-    reply.is_ok_and(|reply| matches!(reply.status, 200..=299 | 429 | 472 | 473))
+    match transport.send(&whole, &call).await {
+        Ok(reply) => Some(matches!(reply.status, 200..=299 | 429 | 472 | 473)),
+        // It was not asked.
+        Err(SendError::NoConnection(_)) => None,
+        Err(_) => Some(false),
+    }
 }
 
 /// `POST auth/token/renew-self`, increment 0: the role's own TTL.

@@ -94,9 +94,15 @@ pub fn signal(error: &VaultError) -> HealthSignal {
         reach,
     };
     match (error.kind(), error.status()) {
-        (Kind::Settings | Kind::Untrusted | Kind::Scheme | Kind::Away | Kind::NotTaken, _) => {
-            HealthSignal::Silent
-        }
+        (
+            Kind::Settings
+            | Kind::Untrusted
+            | Kind::Scheme
+            | Kind::Away
+            | Kind::NotTaken
+            | Kind::NoConnection,
+            _,
+        ) => HealthSignal::Silent,
         (Kind::Unreachable, _) => HealthSignal::Unreachable,
         (_, Some(429)) => failing(Reach::Quota),
         (_, Some(503)) if is_the_namespaces(error.text()) => failing(Reach::Namespace),

@@ -64,6 +64,19 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// Leave for a Mount's call to ask a server that may be away: a Mount that is refused costs no time. Whoever gets
+    /// leave makes the call: it may be the one probe.
+    pub fn admit(&mut self) -> Result<(), CircuitOpen> {
+        let now = self.dispatcher.0.clock.now();
+        let health = &mut self.dispatcher.lock().health;
+        if let Some(open) = health.open(&self.address, &self.scope, None, now) {
+            return Err(open);
+        }
+        health.begins(&self.address, &self.scope, now);
+        self.since = now;
+        Ok(())
+    }
+
     /// The call takes long: it gives the address' place back, and keeps those of its tenant and its backend.
     pub fn leave_address(&mut self) {
         if self.class == Class::Mount && !std::mem::replace(&mut self.has_left, true) {
@@ -139,18 +152,6 @@ impl Dispatcher {
                 return permit;
             }
         }
-    }
-
-    /// Leave for a Mount's call to ask a server that may be away: a Mount that is refused costs no time. Whoever gets
-    /// leave makes the call: it may be the one probe.
-    pub fn admit(&self, address: &str, scope: &Scope) -> Result<(), CircuitOpen> {
-        let now = self.0.clock.now();
-        let health = &mut self.lock().health;
-        if let Some(open) = health.open(address, scope, None, now) {
-            return Err(open);
-        }
-        health.begins(address, scope, now);
-        Ok(())
     }
 
     /// Takes in what a call has shown; tells whether the server is to be asked about its health.

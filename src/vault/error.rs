@@ -38,6 +38,8 @@ pub enum VaultErrorKind {
     Sealed,
     /// No connection.
     Unreachable,
+    /// All connections that this node, or this tenant, may have are in use.
+    NoConnection,
     /// Each connection ended before the server took the request: a proxy that closes them after some requests.
     NotTaken,
     /// The connection broke when the request was on its way: the server may have carried it out.
@@ -146,6 +148,7 @@ impl VaultError {
             SendError::TooLarge { .. } => VaultErrorKind::TooLarge,
             SendError::Unreachable(_) => VaultErrorKind::Unreachable,
             SendError::NotTaken(_) => VaultErrorKind::NotTaken,
+            SendError::NoConnection(_) => VaultErrorKind::NoConnection,
             SendError::Interrupted(_) => VaultErrorKind::Interrupted,
             SendError::TimedOut(_) => VaultErrorKind::TimedOut,
             SendError::Untrusted(_) => VaultErrorKind::Untrusted,
@@ -193,6 +196,7 @@ impl VaultError {
             VaultErrorKind::Sealed
             | VaultErrorKind::Unreachable
             | VaultErrorKind::NotTaken
+            | VaultErrorKind::NoConnection
             | VaultErrorKind::Interrupted
             | VaultErrorKind::Away
             | VaultErrorKind::Throttled => true,
@@ -296,6 +300,9 @@ impl VaultError {
             Kind::Unsupported => "check `method`",
             Kind::Settings => "correct it in the class or in the daemon's flags",
             Kind::Sealed => "unseal the server; kubelet tries again",
+            Kind::NoConnection => {
+                "classes of this namespace name too many servers, or servers that hang"
+            }
             Kind::NotTaken => {
                 "what stands before the server closes each connection too soon: raise the number of requests it serves on one (nginx: keepalive_requests)"
             }

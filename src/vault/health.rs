@@ -222,14 +222,11 @@ impl Health {
                 ask_server: true,
                 ..Noted::default()
             },
-            HealthSignal::Silent => {
-                self.is_inconclusive(address, scope, Moment::from_boot(Duration::ZERO), now);
-                Noted::default()
-            }
+            HealthSignal::Silent => Noted::default(),
         }
     }
 
-    /// A call that was let through at `since` has ended, or was not made. Where it was a probe and has shown nothing,
+    /// A call that was let through at `since` has ended, or was not made. Where it was the probe and has shown nothing,
     /// another one may be made: whoever waits for it must not wait until it would have timed out.
     pub fn is_inconclusive(&mut self, address: &str, scope: &Scope, since: Moment, now: Moment) {
         let Some(known) = self.addresses.get_mut(address) else {
@@ -354,10 +351,6 @@ impl Health {
             }
             known.failing.insert((place, scope.tenant.clone()), now);
             known.failing.retain(|_, at| now.since(*at) < COUNTS);
-        } else {
-            // It has answered, if only for this namespace.
-            let ever = Moment::from_boot(Duration::ZERO);
-            backend.circuit.is_inconclusive(ever, now);
         }
         // One that was not reachable is, where its probe was answered at all.
         let is_probed = known.circuit.is_probed();

@@ -16,6 +16,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+use super::connections::NoConnection;
 use super::pools::{Pool, Pools};
 use super::redirect::{self, Redirects};
 use super::{request, tls};
@@ -100,6 +101,9 @@ pub enum SendError {
     /// No connection.
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// This node, or this tenant, has no connection left.
+    #[error("{0}")]
+    NoConnection(String),
     /// Connections end before a request is taken: a server that closes each after some requests.
     #[error("no connection has taken the request: {0}")]
     NotTaken(String),
@@ -319,9 +323,15 @@ fn broken(error: &(dyn std::error::Error + 'static)) -> SendError {
         ),
         Some(fault) => SendError::Untrusted(tls::told(fault)),
         None if text.contains(tls::ALERT) => SendError::Untrusted(tls::told_text(&text)),
+        None if is_shortage(error) => SendError::NoConnection(text),
         None if connects(error) => SendError::Unreachable(text),
         None => SendError::Interrupted(text),
     }
+}
+
+/// Whether the places for connections of this node, or of one tenant, were taken: that says nothing about the server.
+fn is_shortage(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.is::<NoConnection>() || error.source().is_some_and(is_shortage)
 }
 
 /// Whether no connection came about, so that nothing was sent.

@@ -75,7 +75,8 @@ impl Dispatcher {
         while tokio::time::Instant::now() < until {
             // Its probes fail.
             tokio::time::sleep(SECOND / 10).await;
-            if self.admit(HERE, &scope).is_ok() {
+            let mut permit = self.permit(HERE, self.mount("shop", TOKENS)).await;
+            if permit.admit().is_ok() {
                 self.note(HERE, &scope, HealthSignal::Unreachable);
             }
         }
@@ -347,12 +348,12 @@ async fn one_namespaces_quota_leaves_the_others_alone() {
         SECOND / 100,
         &others,
     );
-    assert!(dispatcher.admit(HERE, &scope).is_err());
-    assert!(
-        dispatcher
-            .admit(HERE, &Scope::new("b", None, "database/creds/app"))
-            .is_ok()
-    );
+    let asks = async |tenant: &str| {
+        let waiter = dispatcher.mount(tenant, "database/creds/app");
+        dispatcher.permit(HERE, waiter).await.admit().is_ok()
+    };
+    assert!(!asks("a").await);
+    assert!(asks("b").await);
     pass(SECOND).await;
     assert_eq!(others.lock().unwrap().len(), 1);
     assert!(mine.lock().unwrap().is_empty());

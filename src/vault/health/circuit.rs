@@ -72,7 +72,7 @@ impl Circuit {
     pub fn is_inconclusive(&mut self, since: Moment, now: Moment) {
         if let Some(open) = &mut self.open
             && open.probing
-            && open.tried_at >= since
+            && open.tried_at == since
         {
             open.probing = false;
             open.until = now.plus(open.pause).max(open.asked_until);
@@ -160,7 +160,7 @@ mod tests {
     fn a_probe_that_shows_nothing_gives_way_after_a_pause() {
         let mut circuit = opened(0.0);
         circuit.probe(TIMEOUT, at(500));
-        circuit.is_inconclusive(at(501), at(600));
+        circuit.is_inconclusive(at(400), at(600));
         assert_eq!(until(&circuit, None, 600), Some(at(15_500)), "another's");
         circuit.is_inconclusive(at(500), at(600));
         assert_eq!(until(&circuit, None, 600), Some(at(1600)));
