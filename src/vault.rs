@@ -24,6 +24,7 @@ mod tenant;
 mod tls;
 mod transport;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,6 +80,8 @@ pub struct Settings {
     pub max_connection_age: Duration,
     /// Connections at once, to all servers together; half of them for one tenant.
     pub max_connections: usize,
+    /// Directories whose files no TLS setting may name.
+    pub forbidden_directories: Vec<PathBuf>,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
     /// Where large replies are parsed.
@@ -100,6 +103,7 @@ impl Default for Settings {
             redirects: Redirects::default(),
             max_connection_age: Duration::from_secs(120),
             max_connections: 1024,
+            forbidden_directories: Vec::new(),
             refresh: Duration::from_secs(3600),
             processor: BlockingPool::for_processor(),
         }
@@ -152,6 +156,7 @@ impl Vault {
                     settings.max_connection_age,
                     settings.proxies.clone(),
                     settings.max_connections,
+                    settings.forbidden_directories.clone(),
                 ),
             ),
             settings,
@@ -299,7 +304,13 @@ impl Vault {
     /// Tells the dispatcher what a call has shown, and asks the server about its health where that leaves it open.
     async fn observe(&self, endpoint: &Endpoint, scope: &Scope, signal: HealthSignal) {
         let (dispatcher, address) = (&self.0.dispatcher, &endpoint.address);
-        if !dispatcher.note(address, scope, signal) || dispatcher.last_check(address).is_some() {
+        if !dispatcher.note(address, scope, signal) {
+            return;
+        }
+        if let Some(healthy) = dispatcher.last_check(address) {
+            if healthy {
+                dispatcher.checked(address, true);
+            }
             return;
         }
         let check = api::healthy(&self.0.transport, endpoint);

@@ -37,6 +37,7 @@ pub fn vault_settings(config: &Config, processor: &BlockingPool) -> vault::Setti
         },
         max_connection_age: config.max_connection_age,
         max_connections: most_connections(rustix::process::getrlimit(Resource::Nofile).current),
+        forbidden_directories: vec![config.kubelet_pods_dir.clone(), config.state_dir.clone()],
         keeping_in_flight: config.renew_concurrency,
         processor: processor.clone(),
         keeping_rate: config.renew_rate,

@@ -36,6 +36,9 @@ pub struct Care {
     pub attempt_at: Option<Moment>,
     /// The calls that are queued or under way.
     pub calls: HandedOver,
+    /// The server has denied the token at the last renewal. It may be a standby that lags, or a firewall: asked again
+    /// before it counts.
+    pub denied: bool,
     /// That no poll comes to replace it has been said.
     pub warned: bool,
     /// When the server was last seen to know it.
@@ -66,6 +69,7 @@ impl Care {
             failures: 0,
             attempt_at: None,
             calls: HandedOver::default(),
+            denied: false,
             warned: false,
             seen_alive_at: life.term.sent(),
             look_ups: LookUps::default(),
@@ -110,6 +114,12 @@ impl Care {
         self.attempt_at = Some(now.plus(pause));
     }
 
+    /// The server has denied the token; true: not for the first time.
+    pub fn denied_again(&mut self, now: Moment) -> bool {
+        self.attempt_at = Some(now.plus(CONFIRM_AFTER));
+        std::mem::replace(&mut self.denied, true)
+    }
+
     /// Whether its renewals fail, and not just once.
     const fn failing(&self) -> bool {
         self.failures >= FAILING
@@ -130,6 +140,7 @@ impl Care {
         // What was said of its failing renewals is over.
         self.warned &= !self.failing();
         self.failures = 0;
+        self.denied = false;
         self.attempt_at = None;
         if let Some(renewal) = renewal {
             self.life.renewed(&renewal);

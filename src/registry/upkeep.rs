@@ -189,6 +189,13 @@ fn renewed(
                 format!("the {kind} cannot be renewed; a rotation poll must replace it: {why}");
             notices.tell(volume, NoticeKind::CannotRenew, text);
         }
+        Err(KeepError::TokenDead { why }) if !care.denied_again(now) => {
+            metrics.renewal(kind, "denied");
+            debug!(
+                volume = id,
+                kind, name, why, "the token was denied: asked once more before that counts"
+            );
+        }
         Err(error @ (KeepError::Gone { .. } | KeepError::TokenDead { .. })) => {
             metrics.renewal(kind, "dead");
             error!(

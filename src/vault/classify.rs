@@ -22,7 +22,6 @@ const NOT_RENEWABLE: &[&str] = &[
     "not renewable",
     "past the max ttl",
     "batch tokens cannot be renewed",
-    "does not exist during renewal",
 ];
 
 /// Sorts a failed renewal.
@@ -34,7 +33,7 @@ pub fn renewal(error: &VaultError) -> KeepError {
     let text = error.text().to_ascii_lowercase();
     let says = |texts: &[&str]| texts.iter().any(|known| text.contains(known));
     match error.kind() {
-        Kind::Denied if is_a_page(error) => transient(error, why),
+        Kind::Denied if is_foreign(error) => transient(error, why),
         Kind::Denied => KeepError::Forbidden { why },
         Kind::Refused | Kind::Server if says(NOT_RENEWABLE) => KeepError::NotRenewable { why },
         Kind::Refused if says(GONE) => KeepError::Gone { why },
@@ -42,9 +41,17 @@ pub fn renewal(error: &VaultError) -> KeepError {
     }
 }
 
-/// Whether a refusal comes without a server's words: a proxy's page says nothing about a policy.
-fn is_a_page(error: &VaultError) -> bool {
-    error.text().is_empty()
+/// Whether a refusal comes without a server's own words: a proxy's page, or a firewall's JSON, says nothing about a
+/// policy.
+fn is_foreign(error: &VaultError) -> bool {
+    let text = error.text();
+    ![
+        "permission denied",
+        "unsupported operation",
+        "unsupported path",
+    ]
+    .iter()
+    .any(|own| text.contains(own))
 }
 
 /// Sorts a failed look-up. What no server could answer otherwise later is taken as refused.
@@ -55,7 +62,9 @@ pub fn look_up(error: &VaultError) -> KeepError {
     }
     let text = error.text().to_ascii_lowercase();
     match error.kind() {
-        Kind::Denied if is_a_page(error) => transient(error, why),
+        Kind::Denied | Kind::Missing | Kind::Unsupported if is_foreign(error) => {
+            transient(error, why)
+        }
         Kind::Denied | Kind::Missing | Kind::Unsupported => KeepError::Forbidden { why },
         Kind::Refused if GONE.iter().any(|known| text.contains(known)) => KeepError::Gone { why },
         _ => transient(error, why),
@@ -69,7 +78,7 @@ pub fn revocation(error: &VaultError) -> Result<Revoked, KeepError> {
         return Ok(Revoked::AlreadyDead);
     }
     match error.kind() {
-        Kind::Denied if is_a_page(error) => Err(transient(error, why)),
+        Kind::Denied if is_foreign(error) => Err(transient(error, why)),
         Kind::Denied => Err(KeepError::Forbidden { why }),
         Kind::Refused if error.text().contains("batch tokens cannot be revoked") => {
             Ok(Revoked::Batch)
@@ -88,10 +97,13 @@ pub fn signal(error: &VaultError) -> HealthSignal {
         (Kind::Settings | Kind::Untrusted | Kind::Scheme | Kind::Away | Kind::NotTaken, _) => {
             HealthSignal::Silent
         }
-        (Kind::Unreachable | Kind::Interrupted, _) => HealthSignal::Unreachable,
+        (Kind::Unreachable, _) => HealthSignal::Unreachable,
         (_, Some(429)) => failing(Reach::Quota),
         (_, Some(503)) if is_the_namespaces(error.text()) => failing(Reach::Namespace),
-        (Kind::Sealed | Kind::TimedOut, _) | (_, Some(502..=504)) => failing(Reach::Server),
+        // Who cuts a request off may do so with those for one backend.
+        (Kind::Sealed | Kind::TimedOut | Kind::Interrupted, _) | (_, Some(502..=504)) => {
+            failing(Reach::Server)
+        }
         // A tenant's broken role, or the database behind it.
         (_, Some(500)) => HealthSignal::Ambiguous,
         _ => HealthSignal::Healthy,
@@ -160,6 +172,7 @@ mod tests {
                 "forbidden",
             ),
             (403, "", "transient"),
+            (403, "Request blocked. Reference 18.2", "transient"),
             (400, "lease not found", "gone"),
             (400, "lease expired", "gone"),
             (
@@ -185,7 +198,7 @@ mod tests {
             (
                 500,
                 "failed to renew entry: role app does not exist during renewal",
-                "not renewable",
+                "transient",
             ),
             (503, "Vault is sealed", "transient"),
             (429, "rate limit quota exceeded", "transient"),
@@ -211,7 +224,9 @@ mod tests {
                 "forbidden",
             ),
             (403, "", "transient"),
-            (404, "", "forbidden"),
+            (404, "", "transient"),
+            (404, "unsupported path", "forbidden"),
+            (405, "", "transient"),
             (405, "unsupported operation", "forbidden"),
             (429, "rate limit quota exceeded", "transient"),
             (500, "internal error", "transient"),

@@ -60,6 +60,7 @@ pub struct Permit {
     scope: Scope,
     class: Class,
     has_left: bool,
+    since: Moment,
 }
 
 impl Permit {
@@ -76,6 +77,11 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         let (scope, class, has_left) = (&self.scope, self.class, self.has_left);
+        {
+            let now = self.dispatcher.0.clock.now();
+            let health = &mut self.dispatcher.lock().health;
+            health.is_inconclusive(&self.address, scope, self.since, now);
+        }
         self.dispatcher.with(&self.address, |address, _| {
             address.queue.ended(scope, class, has_left);
         });
@@ -249,6 +255,7 @@ impl Dispatcher {
                 scope: waiter.scope,
                 class: waiter.class,
                 has_left: false,
+                since: now,
             };
             drop(sender.send(permit));
         }

@@ -1,8 +1,8 @@
 //! Who is away: a server, a backend for everybody, or one tenant at a backend.
 //!
 //! A circuit breaker for each, the narrow ones first. A failure counts for the tenant that met it: a broken role, a
-//! namespace that was locked, a quota of its own stops nobody else. A backend is away when several tenants say so,
-//! an address when several backends do, when connections to it fail, or when its own health check says so. Any proper
+//! namespace that was locked, a quota of its own stops nobody else. A backend is away when several tenants say so, an
+//! address when several tenants do at several backends, when connections to it fail, or when its own health check says so. Any proper
 //! answer closes what it came through.
 //!
 //! An open circuit lets one probe through at a time. Its pauses are short (a thousand nodes make 200 probes a second),
@@ -25,8 +25,10 @@ use crate::metrics::Metrics;
 /// Failures in a row that open a tenant's own circuit, and that of an address which cannot be reached: one answer lost
 /// on the way must not stop a node.
 const CONSECUTIVE: u32 = 3;
-/// So many tenants without a success in between are a backend's failure, and so many backends an address'.
+/// So many tenants without a success in between are a backend's failure, and so many at so many backends an address'.
 const SEVERAL: usize = 3;
+/// A failure counts for others for so long.
+const COUNTS: Duration = Duration::from_secs(60);
 /// After an outage of this length much has come due, on every node of a fleet: calls start slowly.
 const LONG: Duration = Duration::from_secs(5);
 /// A health check's result holds this long for the next call that fails ambiguously.
@@ -128,8 +130,8 @@ pub struct Health {
 #[derive(Default)]
 struct AddressHealth {
     circuit: Circuit,
-    /// The backends that have failed since the last success.
-    failing: BTreeSet<Place>,
+    /// The backends that have failed since the last success, and for whom.
+    failing: BTreeMap<(Place, String), Moment>,
     backends: BTreeMap<Place, BackendHealth>,
     checked: Option<(Moment, bool)>,
     touched: Option<Moment>,
@@ -139,7 +141,7 @@ struct AddressHealth {
 struct BackendHealth {
     circuit: Circuit,
     /// The tenants that have failed since the last success.
-    failing: BTreeSet<String>,
+    failing: BTreeMap<String, Moment>,
     tenants: BTreeMap<String, Circuit>,
     touched: Option<Moment>,
 }
@@ -220,7 +222,25 @@ impl Health {
                 ask_server: true,
                 ..Noted::default()
             },
-            HealthSignal::Silent => Noted::default(),
+            HealthSignal::Silent => {
+                self.is_inconclusive(address, scope, Moment::from_boot(Duration::ZERO), now);
+                Noted::default()
+            }
+        }
+    }
+
+    /// A call that was let through at `since` has ended, or was not made. Where it was a probe and has shown nothing,
+    /// another one may be made: whoever waits for it must not wait until it would have timed out.
+    pub fn is_inconclusive(&mut self, address: &str, scope: &Scope, since: Moment, now: Moment) {
+        let Some(known) = self.addresses.get_mut(address) else {
+            return;
+        };
+        known.circuit.is_inconclusive(since, now);
+        if let Some(backend) = known.backends.get_mut(&scope.place()) {
+            backend.circuit.is_inconclusive(since, now);
+            if let Some(circuit) = backend.tenants.get_mut(&scope.tenant) {
+                circuit.is_inconclusive(since, now);
+            }
         }
     }
 
@@ -327,15 +347,23 @@ impl Health {
         let opened = tenant.fails(CONSECUTIVE, retry_after, now, jitter);
         let mut widened = false;
         if reach != Reach::Namespace {
-            backend.failing.insert(scope.tenant.clone());
+            backend.failing.insert(scope.tenant.clone(), now);
+            backend.failing.retain(|_, at| now.since(*at) < COUNTS);
             if backend.failing.len() >= SEVERAL || backend.circuit.is_open() {
                 widened = backend.circuit.fails(1, None, now, jitter);
             }
-            known.failing.insert(place);
+            known.failing.insert((place, scope.tenant.clone()), now);
+            known.failing.retain(|_, at| now.since(*at) < COUNTS);
+        } else {
+            // It has answered, if only for this namespace.
+            let ever = Moment::from_boot(Duration::ZERO);
+            backend.circuit.is_inconclusive(ever, now);
         }
         // One that was not reachable is, where its probe was answered at all.
         let is_probed = known.circuit.is_probed();
-        let several = known.failing.len() >= SEVERAL;
+        let places: BTreeSet<&Place> = known.failing.keys().map(|(place, _)| place).collect();
+        let tenants: BTreeSet<&String> = known.failing.keys().map(|(_, tenant)| tenant).collect();
+        let several = places.len() >= SEVERAL && tenants.len() >= SEVERAL;
         let mut recovered = false;
         if is_probed && !several && reach != Reach::Server {
             recovered = Self::closes(address, &mut known.circuit, now, &metrics);
@@ -367,10 +395,11 @@ impl Health {
 
     fn address(&mut self, address: &str, now: Moment) -> &mut AddressHealth {
         if self.addresses.len() >= REMEMBERED && !self.addresses.contains_key(address) {
-            let oldest = self.addresses.iter().min_by_key(|(_, known)| known.touched);
-            if let Some(oldest) = oldest.map(|(address, _)| address.clone()) {
-                self.addresses.remove(&oldest);
-                self.metrics.breaker_open(&oldest, false);
+            let all = self.addresses.iter();
+            let all = all.map(|(address, known)| (address, known.touched, known.tenants()));
+            if let Some(one) = most_greedy(all).cloned() {
+                self.addresses.remove(&one);
+                self.metrics.breaker_open(&one, false);
             }
         }
         let known = self.addresses.entry(address.to_owned()).or_default();
@@ -393,16 +422,45 @@ impl Health {
     }
 }
 
+/// Which of many to forget: the one that was touched longest ago of the tenant who has the most of them.
+fn most_greedy<'a, K>(
+    all: impl Iterator<Item = (&'a K, Option<Moment>, BTreeSet<&'a str>)>,
+) -> Option<&'a K> {
+    let all: Vec<_> = all.collect();
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for tenant in all.iter().flat_map(|(_, _, tenants)| tenants) {
+        *counts.entry(tenant).or_default() += 1;
+    }
+    let most = counts.into_iter().max_by_key(|(_, count)| *count);
+    let greedy = most.map(|(tenant, _)| tenant);
+    // Nobody else's, where there is such a one.
+    let rank = |tenants: &BTreeSet<&str>| {
+        let mine = greedy.is_some_and(|greedy| tenants.contains(greedy));
+        (!mine, tenants.len())
+    };
+    let one = all
+        .iter()
+        .min_by_key(|(_, touched, tenants)| (rank(tenants), *touched));
+    one.map(|(key, ..)| *key)
+}
+
 impl AddressHealth {
+    fn tenants(&self) -> BTreeSet<&str> {
+        let backends = self.backends.values();
+        backends
+            .flat_map(|backend| backend.tenants.keys().map(String::as_str))
+            .collect()
+    }
+
     fn backend(&mut self, place: &Place, now: Moment) -> &mut BackendHealth {
         if self.backends.len() >= REMEMBERED && !self.backends.contains_key(place) {
-            let oldest = self
-                .backends
-                .iter()
-                .min_by_key(|(_, backend)| backend.touched);
-            if let Some(oldest) = oldest.map(|(place, _)| place.clone()) {
-                self.backends.remove(&oldest);
-                self.failing.remove(&oldest);
+            let all = self.backends.iter();
+            let all = all.map(|(place, backend)| {
+                let tenants = backend.tenants.keys().map(String::as_str).collect();
+                (place, backend.touched, tenants)
+            });
+            if let Some(one) = most_greedy(all).cloned() {
+                self.backends.remove(&one);
             }
         }
         let backend = self.backends.entry(place.clone()).or_default();

@@ -13,6 +13,7 @@
 
 mod entries;
 
+use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -32,6 +33,7 @@ use super::connect::Connector;
 use super::connections::Connections;
 use super::transport::SendError;
 use super::{tenant, tls};
+use crate::blocking::BlockingPool;
 use crate::proxy::Proxies;
 use crate::spec::Tls;
 
@@ -39,6 +41,12 @@ use crate::spec::Tls;
 /// there are places at an address.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
+
+/// Settings whose files are read at once, and of one tenant: a certificate may take many times its size.
+const READERS: usize = 2;
+const READERS_OF_A_TENANT: usize = 1;
+/// How long files are waited for. What hangs keeps its place until it comes back.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The connections to one address under one set of TLS settings.
 pub struct Pool {
@@ -57,23 +65,31 @@ struct Inner {
     max_age: Duration,
     proxies: Proxies,
     connections: Connections,
+    /// Directories whose files no settings may name.
+    forbidden: Vec<PathBuf>,
+    /// Where files are read: a file system that hangs takes no more than its tenant's place.
+    readers: BlockingPool,
     entries: Mutex<Entries>,
 }
 
 impl Pools {
     /// No pool yet. Connections grow no older than `max_age`, and a pool whose files cannot be used any more
-    /// serves for no longer than that. There are at most `most_connections` at once.
+    /// serves for no longer than that. There are at most `most_connections` at once. Files below `forbidden` are
+    /// refused.
     pub fn new(
         connect_timeout: Duration,
         max_age: Duration,
         proxies: Proxies,
         most_connections: usize,
+        forbidden: Vec<PathBuf>,
     ) -> Self {
         Self(Arc::new(Inner {
             connect_timeout,
             max_age,
             proxies,
             connections: Connections::new(most_connections, connect_timeout),
+            forbidden,
+            readers: BlockingPool::new(READERS, READERS_OF_A_TENANT, READ_DEADLINE),
             entries: Mutex::default(),
         }))
     }
@@ -109,7 +125,9 @@ impl Pools {
             },
         };
         let inner = Arc::clone(&self.0);
-        let refreshed = tokio::task::spawn_blocking(move || {
+        let tenant = tenant::current();
+        let reader = tenant.as_deref().unwrap_or_default().to_owned();
+        let refreshed = self.0.readers.run(&reader, move || {
             // It may have waited for its turn.
             let outcome = inner.known(&key).unwrap_or_else(|| inner.refresh(&key));
             // Not when the request gives up: the next one would start beside this.
@@ -215,7 +233,7 @@ impl Inner {
         );
         // Plain http uses no certificate: none is read, and a missing file is no fault.
         let prepared = match is_tls(address) {
-            true => tls::config(settings),
+            true => tls::allowed(settings, &self.forbidden).and_then(|()| tls::config(settings)),
             false => tls::unused(),
         };
         let tls::Prepared { config, bytes } =

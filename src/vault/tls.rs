@@ -28,7 +28,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ConfigBuilder, SignatureScheme};
 use rustls_pki_types::alg_id;
 
-pub use files::{Fingerprint, fingerprint, names_files};
+pub use files::{Fingerprint, allowed, fingerprint, names_files};
 pub use words::{ALERT, fault, is_plain, told, told_text, wants_tls};
 
 use crate::spec::Tls;

@@ -116,6 +116,10 @@ pub const OTHER_CONTENT: &[(&str, &[&str])] = &[
     ),
     ("nothing depends on it", &["request id a number"]),
     (
+        "a credential that was issued is not refused for how its server writes a number",
+        &["lease a text"],
+    ),
+    (
         "no server writes these",
         &["half surrogate", "names in another case", "deep"],
     ),

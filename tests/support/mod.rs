@@ -18,5 +18,7 @@ pub mod daemon;
 pub mod driver;
 pub mod front;
 pub mod held;
+pub mod hostile;
+pub mod meter;
 pub mod socks;
 pub mod world;

@@ -75,6 +75,11 @@ impl TokenBucket {
         self.next(now) <= now && self.left >= BURST && !self.is_slow(now)
     }
 
+    /// Whether urgent calls have taken more than there was.
+    pub const fn is_overdrawn(&self) -> bool {
+        self.left < 0.0
+    }
+
     /// A call starts.
     pub const fn take(&mut self) {
         self.left -= 1.0;

@@ -26,6 +26,9 @@ pub struct Limits {
     pub per_second: u32,
 }
 
+/// What part of the rate is kept for calls that have time.
+const CALM: u32 = 4;
+
 /// A call that waits.
 #[derive(Clone, Debug)]
 pub struct Waiter {
@@ -165,6 +168,9 @@ pub struct EndpointQueue {
     limits: Limits,
     /// For what keeps or ends something.
     keeping_rate: TokenBucket,
+    /// A part of the rate beside it that urgent calls cannot take: one tenant's short leases must not be all that is
+    /// done.
+    calm_rate: TokenBucket,
     /// For Mounts, which it holds back during a slow start alone.
     mount_rate: TokenBucket,
     mounts: Places,
@@ -173,9 +179,10 @@ pub struct EndpointQueue {
     look_ups: usize,
     waiters: HashMap<u64, Waiter>,
     lines: BTreeMap<Scope, Line>,
-    /// Whose calls went last, of Mounts and of the others: the next tenant comes next.
+    /// Whose calls went last, of Mounts, of calls that have time, and of urgent ones: the next tenant comes next.
     last_mount: String,
     last_kept: String,
+    last_urgent: String,
 }
 
 /// What one kind of call waits for.
@@ -190,6 +197,7 @@ impl EndpointQueue {
         Self {
             limits,
             keeping_rate: TokenBucket::new(limits.per_second, now),
+            calm_rate: TokenBucket::new(limits.per_second.div_ceil(CALM), now),
             mount_rate: TokenBucket::new(limits.per_second, now),
             mounts: Places::default(),
             keeping: Places::default(),
@@ -199,6 +207,7 @@ impl EndpointQueue {
             lines: BTreeMap::new(),
             last_mount: String::new(),
             last_kept: String::new(),
+            last_urgent: String::new(),
         }
     }
 
@@ -231,12 +240,14 @@ impl EndpointQueue {
             && self.mounts.pairs.is_empty()
             && self.keeping.pairs.is_empty()
             && self.keeping_rate.is_full(now)
+            && self.calm_rate.is_full(now)
             && self.mount_rate.is_full(now)
     }
 
     /// The server was away, and is back: the fleet, not the node, is what it feels.
     pub fn start_slowly(&mut self, now: Moment, jitter: f64) {
         self.keeping_rate.start_slowly(now, jitter);
+        self.calm_rate.start_slowly(now, jitter);
         self.mount_rate.start_slowly(now, jitter);
     }
 
@@ -276,8 +287,8 @@ impl EndpointQueue {
         }
     }
 
-    /// What ends soon always finds a place: the last quarter is kept for it, and each tenant may have one such call
-    /// at a backend whatever the others do.
+    /// What ends soon always finds a place: the last quarter is kept for it, and each tenant may have one call whatever
+    /// the others do. Tenants take turns: what one of them has of short leases must not make another one's late.
     fn next_urgent(
         &mut self,
         address: &str,
@@ -286,7 +297,7 @@ impl EndpointQueue {
         wait: &mut Soonest,
     ) -> Option<u64> {
         let shares = Shares::of_keeping(self.limits.keeping);
-        let mut first: Option<Candidate<'_>> = None;
+        let mut turn = Turn::after(&self.last_urgent);
         for (scope, line) in &self.lines {
             let Some((end, id)) = line.renewals.first().copied() else {
                 continue;
@@ -299,24 +310,25 @@ impl EndpointQueue {
                 wait.note(urgent_from);
                 continue;
             }
-            let is_first = first.as_ref().is_none_or(|first| end < first.end);
-            let has_place = count(&self.keeping.pairs, scope) == 0
+            let has_place = count(&self.keeping.tenants, &scope.tenant) == 0
                 || self.keeping.has_room(scope, shares, shares.all);
-            if !is_first || !has_place {
+            if !has_place {
                 continue;
             }
             match health.open(address, scope, Some(end), now) {
-                None => first = Some(Candidate { id, end, scope }),
+                None => turn.offer(Candidate { id, end, scope }),
                 Some(open) => wait.note(open.until),
             }
         }
-        let Candidate { id, scope, .. } = first?;
+        let Candidate { id, scope, .. } = turn.taken()?;
+        let tenant = scope.tenant.clone();
         if let Err(at) = self.keeping_rate.has_ahead(now) {
             wait.note(at);
             return None;
         }
         health.begins(address, scope, now);
         self.keeping_rate.take_ahead();
+        self.last_urgent = tenant;
         self.start(id)
     }
 
@@ -335,7 +347,12 @@ impl EndpointQueue {
         for (scope, line) in &self.lines {
             let revocation = line.revocations.first();
             let revocation = revocation.filter(|_| self.revocations < (places / 2).max(1));
-            let first = line.renewals.first().into_iter().chain(revocation).min();
+            // What is urgent has had its turn, and takes nothing from these.
+            let renewal = line.renewals.first().filter(|(_, id)| {
+                let waiter = self.waiters.get(id);
+                waiter.is_some_and(|waiter| waiter.urgent_from > now)
+            });
+            let first = renewal.into_iter().chain(revocation).min();
             let Some((end, id)) = first.copied() else {
                 continue;
             };
@@ -349,13 +366,11 @@ impl EndpointQueue {
         }
         let Candidate { id, scope, .. } = turn.taken()?;
         let tenant = scope.tenant.clone();
-        let at = self.keeping_rate.next(now);
-        if at > now {
+        if let Err(at) = spend(&mut self.keeping_rate, &mut self.calm_rate, now) {
             wait.note(at);
             return None;
         }
         health.begins(address, scope, now);
-        self.keeping_rate.take();
         self.last_kept = tenant;
         self.start(id)
     }
@@ -415,13 +430,11 @@ impl EndpointQueue {
             }
         }
         let Candidate { id, scope, .. } = first?;
-        let at = self.keeping_rate.next(now);
-        if at > now {
+        if let Err(at) = spend(&mut self.keeping_rate, &mut self.calm_rate, now) {
             wait.note(at);
             return None;
         }
         health.begins(address, scope, now);
-        self.keeping_rate.take();
         self.start(id)
     }
 
@@ -441,6 +454,25 @@ impl EndpointQueue {
         }
         Some(id)
     }
+}
+
+/// Takes one call out of the rate, or out of what is kept beside it where urgent calls have taken that; else when there
+/// is one.
+fn spend(rate: &mut TokenBucket, calm: &mut TokenBucket, now: Moment) -> Result<(), Moment> {
+    let at = rate.next(now);
+    if at <= now {
+        rate.take();
+        return Ok(());
+    }
+    if !rate.is_overdrawn() {
+        return Err(at);
+    }
+    let calm_at = calm.next(now);
+    if calm_at <= now {
+        calm.take();
+        return Ok(());
+    }
+    Err(at.min(calm_at))
 }
 
 /// The earliest of several moments.

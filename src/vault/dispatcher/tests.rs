@@ -198,6 +198,74 @@ async fn what_is_urgent_finds_a_place_whatever_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_tenants_short_leases_do_not_starve_the_others() {
+    let dispatcher = dispatcher();
+    let (short, others) = (Told::default(), Told::default());
+    // More of them than the rate can carry, each renewed again and again.
+    for at in 0..200 {
+        let (dispatcher, told) = (dispatcher.clone(), short.clone());
+        tokio::spawn(async move {
+            loop {
+                let path = format!("engine-{}/creds/app", at % 4);
+                let waiter = dispatcher.renewal("short", &path, 3 * SECOND);
+                let scope = waiter.scope.clone();
+                let permit = dispatcher.permit(HERE, waiter).await;
+                told.lock().unwrap().push((dispatcher.now(), scope));
+                tokio::time::sleep(SECOND / 200).await;
+                drop(permit);
+                tokio::time::sleep(SECOND).await;
+            }
+        });
+    }
+    pass(5 * SECOND).await;
+    let path = "database/creds/app";
+    dispatcher.call(
+        dispatcher.renewal("shop", path, 20 * SECOND),
+        SECOND / 100,
+        &others,
+    );
+    dispatcher.call(
+        dispatcher.renewal("shop", path, 3000 * SECOND),
+        SECOND / 100,
+        &others,
+    );
+    for class in [Class::Revocation, Class::LookUp] {
+        let waiter = Waiter {
+            class,
+            ..dispatcher.renewal("shop", path, 3000 * SECOND)
+        };
+        dispatcher.call(waiter, SECOND / 100, &others);
+    }
+    pass(5 * SECOND).await;
+    assert_eq!(others.lock().unwrap().len(), 4);
+    let carried = short.lock().unwrap().len();
+    assert!((300..=620).contains(&carried), "{carried} in ten seconds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_not_made_gives_way_to_another() {
+    let dispatcher = dispatcher();
+    let scope = Scope::new("shop", None, TOKENS);
+    (0..3).for_each(|_| {
+        dispatcher.note(HERE, &scope, HealthSignal::Unreachable);
+    });
+    let began = dispatcher.now();
+    // It has become pointless while it waited.
+    drop(
+        dispatcher
+            .permit(HERE, dispatcher.renewal("shop", TOKENS, 600 * SECOND))
+            .await,
+    );
+    drop(
+        dispatcher
+            .permit(HERE, dispatcher.renewal("shop", TOKENS, 600 * SECOND))
+            .await,
+    );
+    let took = dispatcher.now().since(began);
+    assert!(took <= 3 * SECOND, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_earliest_end_comes_first_and_tenants_take_turns() {
     let dispatcher = dispatcher();
     let told = Told::default();

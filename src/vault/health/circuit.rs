@@ -68,6 +68,17 @@ impl Circuit {
         }
     }
 
+    /// The probe has shown nothing: another one may be made after the usual pause.
+    pub fn is_inconclusive(&mut self, since: Moment, now: Moment) {
+        if let Some(open) = &mut self.open
+            && open.probing
+            && open.tried_at >= since
+        {
+            open.probing = false;
+            open.until = now.plus(open.pause).max(open.asked_until);
+        }
+    }
+
     /// A call has failed, one of `consecutive` that open it. Tells whether it has opened.
     pub fn fails(
         &mut self,
@@ -143,6 +154,17 @@ mod tests {
         circuit.probe(TIMEOUT, at(500));
         assert!(until(&circuit, None, 15_499).is_some());
         assert_eq!(until(&circuit, None, 15_500), None);
+    }
+
+    #[test]
+    fn a_probe_that_shows_nothing_gives_way_after_a_pause() {
+        let mut circuit = opened(0.0);
+        circuit.probe(TIMEOUT, at(500));
+        circuit.is_inconclusive(at(501), at(600));
+        assert_eq!(until(&circuit, None, 600), Some(at(15_500)), "another's");
+        circuit.is_inconclusive(at(500), at(600));
+        assert_eq!(until(&circuit, None, 600), Some(at(1600)));
+        assert!(!circuit.is_probed());
     }
 
     #[test]

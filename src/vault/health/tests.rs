@@ -81,6 +81,21 @@ fn several_tenants_speak_for_a_backend_and_several_backends_for_an_address() {
         note(&mut health, &scope("a", backend), FAILING);
     }
     assert!(is_open(&health, &scope("d", "auth/kubernetes")), "three");
+    let mut one_tenant = self::health();
+    for backend in ["kv/data", "database/creds", "pki/issue", "auth/token"] {
+        note(&mut one_tenant, &scope("a", backend), FAILING);
+    }
+    assert!(!is_open(&one_tenant, &scope("d", "auth/kubernetes")));
+    let mut slowly = self::health();
+    for (minute, tenant) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let now = at(61_000 * u64::try_from(minute).unwrap());
+        let scope = scope(tenant, &format!("{tenant}/creds"));
+        slowly.note(HERE, &scope, FAILING, now, 1.0);
+    }
+    assert!(
+        !is_open(&slowly, &scope("e", "auth/kubernetes")),
+        "it was long ago"
+    );
     let answers = |health: &mut Health| {
         let scope = scope("d", "auth/kubernetes");
         health.note(HERE, &scope, HealthSignal::Healthy, at(9), 1.0)
@@ -186,5 +201,28 @@ fn a_tenants_thousand_failing_addresses_and_paths_are_not_all_remembered() {
         health.note(HERE, &scope("a", &path), FAILING, at(at_), 1.0);
     }
     assert!(health.addresses.len() <= REMEMBERED);
+    let (kept, quota) = (
+        scope("b", "kv/data"),
+        HealthSignal::Failing {
+            retry_after: Some(Duration::from_secs(60)),
+            reach: Reach::Quota,
+        },
+    );
+    for _ in 0..3 {
+        health.note("http://kept", &kept, quota, at(0), 1.0);
+        health.note(HERE, &kept, quota, at(0), 1.0);
+    }
+    for at_ in 0..3000_u64 {
+        let address = format!("http://more-{at_}");
+        health.note(&address, &scope("a", "kv/data"), FAILING, at(at_), 1.0);
+        let path = format!("more/{at_}/x");
+        health.note(HERE, &scope("a", &path), FAILING, at(at_), 1.0);
+    }
+    for address in ["http://kept", HERE] {
+        assert!(
+            health.open(address, &kept, None, at(5000)).is_some(),
+            "another tenant's"
+        );
+    }
     assert!(health.addresses[HERE].backends.len() <= REMEMBERED);
 }

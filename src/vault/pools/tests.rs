@@ -9,7 +9,7 @@ const SECURE: &str = "https://127.0.0.1:9";
 
 fn pools() -> Pools {
     let second = Duration::from_secs(1);
-    Pools::new(second, 100 * second, Proxies::default(), 1024)
+    Pools::new(second, 100 * second, Proxies::default(), 1024, Vec::new())
 }
 
 async fn get(pools: &Pools) -> Arc<Pool> {

@@ -57,6 +57,46 @@ fn named(settings: &Tls) -> impl Iterator<Item = &PathBuf> {
     files.into_iter().flatten()
 }
 
+/// Whether no file that settings name lies below one of these directories, links followed. Kubelet's pods directory has
+/// the secrets of all pods, the state directory our own.
+pub fn allowed(settings: &Tls, forbidden: &[PathBuf]) -> Result<(), TlsError> {
+    let forbidden: Vec<PathBuf> = forbidden
+        .iter()
+        .filter_map(|directory| directory.canonicalize().ok())
+        .collect();
+    let named = [
+        ("vaultCACertPath", &settings.ca_file),
+        ("vaultCADirectory", &settings.ca_directory),
+        ("vaultTLSClientCertPath", &settings.client_certificate),
+        ("vaultTLSClientKeyPath", &settings.client_key),
+    ];
+    for (field, path) in named {
+        let Some(path) = path else {
+            continue;
+        };
+        // What cannot be listed or found is told when it is read.
+        let below = listed(path, MOST_FILES).unwrap_or_default();
+        for file in std::iter::once(path).chain(&below) {
+            let Ok(real) = file.canonicalize() else {
+                continue;
+            };
+            if forbidden
+                .iter()
+                .any(|directory| real.starts_with(directory))
+            {
+                return Err(TlsError::Content {
+                    field,
+                    problem: format!(
+                        "{} leads into the volumes of pods, or into this daemon's own state: name a file elsewhere, or write a CA into vaultCACert",
+                        path.display()
+                    ),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The state of the files now. It may take as long as their file system does.
 pub fn fingerprint(settings: &Tls) -> Fingerprint {
     let listed = settings.ca_directory.iter().flat_map(|directory| {
