@@ -289,7 +289,7 @@ impl Registry {
 
     /// A reply came after its Mount had been given up: its lease is revoked.
     pub fn late(&self, volume: VolumeId, session: String, grant: Grant) {
-        let grant = Arc::new(grant.without_body());
+        let grant = Arc::new(grant.without_content());
         self.tell(Message::Late {
             volume,
             session,

@@ -102,7 +102,10 @@ async fn a_reply_is_written_once_and_its_record_at_each_change() {
         let of = fs::metadata(path).unwrap();
         (of.ino(), of.mtime(), of.mtime_nsec(), of.len())
     };
-    let (record, bodies) = (file(&world, &volume).with_extension("json"), files(&world, "body"));
+    let (record, bodies) = (
+        file(&world, &volume).with_extension("json"),
+        files(&world, "body"),
+    );
     assert_eq!(bodies.len(), 1);
     let mode = fs::metadata(&bodies[0]).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -297,7 +300,9 @@ async fn a_tenants_large_replies_push_out_only_its_own() {
         signs(&world, &format!("secret/{name}"), bytes);
         mount(&world, namespace, name).await;
     }
-    let asked = |world: &World| pods.map(|(_, name, _)| world.vault.count("PUT", &format!("secret/{name}")));
+    let asked = |world: &World| {
+        pods.map(|(_, name, _)| world.vault.count("PUT", &format!("secret/{name}")))
+    };
     assert_eq!(asked(&world), [1, 1, 1, 1]);
     for polls in 2..4 {
         for (namespace, name, _) in pods {
@@ -307,7 +312,10 @@ async fn a_tenants_large_replies_push_out_only_its_own() {
     }
     let scrape = metrics(&world).await;
     assert!(scrape.contains("leasehold_degraded{reason=\"state_quota\"} 1"));
-    assert!(scrape.contains("leasehold_dropped_replies_total 3"), "{scrape}");
+    assert!(
+        scrape.contains("leasehold_dropped_replies_total 3"),
+        "{scrape}"
+    );
     let log = world.log();
     let said: Vec<&str> = log
         .lines()
