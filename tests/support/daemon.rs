@@ -140,6 +140,8 @@ impl Node {
         let child = command
             .args(&self.flags)
             .env_clear()
+            // As in the manifest.
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(said.try_clone().expect("the same log"))
