@@ -32,7 +32,7 @@ bench *args:
 scale *parts:
     cargo bench --bench scale -- {{parts}}
 
-# Random lives, kills and faults: just chaos --cycles 10000 --seed 7 --at-once 160
+# Random lives, kills and faults: just chaos --scoped --cycles 10000 --seed 7 --at-once 160
 chaos *args:
     cargo test --test chaos -- {{args}}
 

@@ -89,6 +89,7 @@ impl MemoryBudget {
         let key = self.0.locked().open(tenant);
         MountMemory(Arc::new(Account {
             budget: Arc::clone(&self.0),
+            tenant: tenant.into(),
             key,
             large_reply: Arc::default(),
         }))
@@ -136,6 +137,7 @@ pub struct MountMemory(Arc<Account>);
 
 struct Account {
     budget: Arc<Inner>,
+    tenant: Box<str>,
     key: MountKey,
     /// Held while a large reply is read and used.
     large_reply: Arc<tokio::sync::Mutex<()>>,
@@ -152,6 +154,12 @@ impl Drop for Account {
 }
 
 impl MountMemory {
+    /// Whose Mount it is.
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        &self.0.tenant
+    }
+
     /// A reservation of nothing, to be grown.
     #[must_use]
     pub fn reservation(&self) -> Reservation {

@@ -34,7 +34,7 @@ use self::retry::Retries;
 use self::stop::Stop;
 use crate::blocking::{self, BlockingPool};
 use crate::grant::{Grant, Keep};
-use crate::memory::{MemoryBudget, Reservation};
+use crate::memory::{MemoryBudget, MountMemory, Reservation};
 use crate::params::PodTokens;
 use crate::paths::{Presence, Sight};
 use crate::redacted::SecretBytes;
@@ -109,19 +109,32 @@ impl Mounter {
         })
     }
 
-    /// Mounts, and answers `within` the time given. The work is done in a task of its own and goes on when
+    /// The memory of all Mounts.
+    #[must_use]
+    pub fn memory(&self) -> &MemoryBudget {
+        &self.parts.memory
+    }
+
+    /// Where large requests are parsed, and large replies made into files.
+    #[must_use]
+    pub fn processor(&self) -> &BlockingPool {
+        &self.parts.processor
+    }
+
+    /// Mounts, and answers `within` the time given. `asked`: what is reserved for a large request. The work is done in a task of its own and goes on when
     /// the caller goes away: a login's reply that nobody takes would leave a token that nobody knows.
     pub async fn mount(
         self: &Arc<Self>,
         spec: MountSpec,
         tokens: PodTokens,
+        asked: Option<(MountMemory, Reservation)>,
         within: Duration,
     ) -> Outcome {
         let spec = Arc::new(spec);
         let failed = |error| Arc::new(Err(error));
         tokio::select! {
             biased;
-            outcome = self.outcome(&spec, tokens) => {
+            outcome = self.outcome(&spec, tokens, asked) => {
                 if outcome.is_ok() {
                     self.parts.registry.answered(spec.volume.clone());
                 }
@@ -151,15 +164,21 @@ impl Mounter {
         }
     }
 
-    async fn outcome(self: &Arc<Self>, spec: &Arc<MountSpec>, tokens: PodTokens) -> Outcome {
-        let mut tokens = Some(tokens);
+    async fn outcome(
+        self: &Arc<Self>,
+        spec: &Arc<MountSpec>,
+        tokens: PodTokens,
+        asked: Option<(MountMemory, Reservation)>,
+    ) -> Outcome {
+        let mut asked = Some((tokens, asked));
         let mut outcome = loop {
             match self.flights.enter(spec) {
                 Entry::Lead(lead, outcome) => {
-                    if let Some(tokens) = tokens.take() {
+                    if let Some((tokens, asked)) = asked.take() {
                         let (mounter, spec) = (Arc::clone(self), Arc::clone(spec));
-                        self.tasks
-                            .spawn(async move { mounter.lead(&spec, &tokens, lead).await });
+                        self.tasks.spawn(async move {
+                            mounter.lead(&spec, &tokens, asked, lead).await;
+                        });
                     }
                     break outcome;
                 }
@@ -177,8 +196,19 @@ impl Mounter {
         outcome.unwrap_or_else(|| Arc::new(Err(MountError::Broken)))
     }
 
-    async fn lead(&self, spec: &Arc<MountSpec>, tokens: &PodTokens, lead: Lead<Outcome>) {
-        let outcome = self.claimed(spec, tokens, lead.progress()).await;
+    async fn lead(
+        &self,
+        spec: &Arc<MountSpec>,
+        tokens: &PodTokens,
+        asked: Option<(MountMemory, Reservation)>,
+        lead: Lead<Outcome>,
+    ) {
+        // A large request's own part is held to the Mount's end.
+        let (memory, _request) = asked.map_or_else(
+            || (self.parts.memory.mount(&spec.pod.namespace), None),
+            |(memory, request)| (memory, Some(request)),
+        );
+        let outcome = self.claimed(spec, tokens, &memory, lead.progress()).await;
         match &outcome {
             // Every two minutes for every pod of the node.
             Ok(mounted) if mounted.nothing_new => {
@@ -198,6 +228,7 @@ impl Mounter {
         &self,
         spec: &Arc<MountSpec>,
         tokens: &PodTokens,
+        memory: &MountMemory,
         progress: &Arc<Progress>,
     ) -> Result<Mounted, MountError> {
         let seen = self.sees(spec).await;
@@ -208,17 +239,16 @@ impl Mounter {
             return Err(undo(claim, spec, MountError::CutShort.into()).await?);
         }
         let polled = held.session.is_some();
-        let memory = self.parts.memory.mount(&spec.pod.namespace);
         let stop = Stop::new(self.parts.timeout, held.ended.clone(), progress);
         let job = Job {
             spec,
             tokens,
             claim: &claim,
-            memory: &memory,
+            memory,
             progress,
             stop: &stop,
         };
-        let mut rendering = Rendering::new(spec, &memory, &self.parts.processor);
+        let mut rendering = Rendering::new(spec, memory, &self.parts.processor);
         let (replies, key) = tokio::join!(
             self.attempts(&job, held, &mut rendering),
             self.parts.versions.current()

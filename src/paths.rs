@@ -46,6 +46,8 @@ pub enum Presence {
     Present,
     /// It is not, and we see well enough to say so.
     Absent,
+    /// Nor is its pod's directory, which kubelet keeps for as long as it may mount the volume again.
+    PodAbsent,
     /// We cannot say, and why.
     Blind(String),
 }
@@ -106,6 +108,7 @@ impl Sight {
             match presence {
                 Presence::Present => sightings.push((volume, Sighting::Present)),
                 Presence::Absent => sightings.push((volume, Sighting::Absent)),
+                Presence::PodAbsent => sightings.push((volume, Sighting::PodAbsent)),
                 Presence::Blind(reason) => blind = blind.or(Some(reason)),
             }
         }
@@ -158,7 +161,7 @@ pub async fn watch(
             tell_sight(&mut seeing, blind, &metrics);
         }
         for (volume, sighting) in &sightings {
-            if *sighting == Sighting::Absent {
+            if *sighting != Sighting::Present {
                 hints.forget(volume);
             }
         }

@@ -28,10 +28,6 @@ const RUNS_AFTER: Duration = Duration::from_secs(360);
 
 /// The registry is told who is there this often.
 const ROLL_EVERY: Duration = Duration::from_secs(30);
-/// What a static pod's mirror is known by: kubelet's directory has its name from the pod's file, not from the API object
-/// (Kubernetes `pkg/kubelet/types/pod_update.go`).
-const STATIC_POD: &str = "kubernetes.io/config.hash";
-
 /// Watches until it is dropped. After a failure the first list or watch comes within `retry`, each later one within twice
 /// the time, up to a minute: an API server that comes back meets the whole fleet.
 pub async fn watch(
@@ -64,7 +60,7 @@ pub async fn watch(
         tokio::select! {
             event = events.next() => match event {
                 // A list begins; it has not been answered yet.
-                Some(Ok(Event::Init)) => roll.begin(uids(&registry).await),
+                Some(Ok(Event::Init)) => roll.begin(),
                 Some(Ok(event)) => {
                     failed_at = None;
                     complaint.withdraw();
@@ -125,35 +121,20 @@ impl Backoff for Spread {
     }
 }
 
-/// The pods that volumes are registered for.
-async fn uids(registry: &Registry) -> HashSet<String> {
-    let paths = registry.paths().await;
-    paths.into_iter().map(|volume| volume.pod_uid).collect()
-}
-
 /// Who is there, as far as it takes to say who is not.
 #[derive(Default)]
 struct Roll {
-    /// The pods whose volumes were registered when the list began and that it has not named yet. A pod
-    /// that came after that may be missing from the list and yet be alive.
-    missing: HashSet<String>,
     /// The grace periods of the pods that are being deleted. At the very end the object says 0.
     graces: HashMap<String, Duration>,
-    /// The pods that there are, by the names of kubelet's directories.
+    /// The UIDs of the pods that there are. By these alone: kubelet names a static pod's directory by an annotation of its
+    /// mirror, which the author of any pod can write; static pods have no service account, so they have no volume of ours.
     there: HashSet<String>,
     /// A list has ended, and no new one has begun.
     is_complete: bool,
 }
 
-/// The names that a pod's directory may have.
-fn names(pod: &PartialObjectMeta<Pod>) -> impl Iterator<Item = String> {
-    let hash = pod.annotations().get(STATIC_POD).cloned();
-    pod.uid().into_iter().chain(hash)
-}
-
 impl Roll {
-    fn begin(&mut self, registered: HashSet<String>) {
-        self.missing = registered;
+    fn begin(&mut self) {
         self.graces.clear();
         self.there.clear();
         self.is_complete = false;
@@ -163,29 +144,21 @@ impl Roll {
     fn departed(&mut self, event: Event<PartialObjectMeta<Pod>>) -> Vec<(String, Duration)> {
         match event {
             Event::Init => Vec::new(),
-            Event::InitApply(pod) => {
-                for name in names(&pod) {
-                    self.missing.remove(&name);
-                }
-                self.note(&pod);
-                Vec::new()
-            }
-            Event::Apply(pod) => {
+            Event::InitApply(pod) | Event::Apply(pod) => {
                 self.note(&pod);
                 Vec::new()
             }
             Event::InitDone => {
                 self.is_complete = true;
-                self.missing.drain().map(|uid| (uid, USUAL_GRACE)).collect()
+                Vec::new()
             }
             Event::Delete(pod) => {
                 self.note(&pod);
-                let grace = pod.uid().and_then(|uid| self.graces.remove(&uid));
-                let gone = names(&pod).map(|name| {
-                    self.there.remove(&name);
-                    (name, grace.unwrap_or(USUAL_GRACE))
-                });
-                gone.collect()
+                pod.uid().map_or_else(Vec::new, |uid| {
+                    self.there.remove(&uid);
+                    let grace = self.graces.remove(&uid).unwrap_or(USUAL_GRACE);
+                    vec![(uid, grace)]
+                })
             }
         }
     }
@@ -193,7 +166,7 @@ impl Roll {
     /// Remembers the longest grace period. None, or 0, says nothing about the containers: a forced
     /// deletion lets kubelet end them by the pod's own period, which metadata do not show.
     fn note(&mut self, pod: &PartialObjectMeta<Pod>) {
-        self.there.extend(names(pod));
+        self.there.extend(pod.uid());
         let seconds = pod.metadata.deletion_grace_period_seconds;
         let grace = seconds
             .and_then(|seconds| u64::try_from(seconds).ok())
@@ -270,16 +243,21 @@ mod tests {
     }
 
     #[test]
-    fn a_list_shows_who_went_of_those_that_were_registered_before_it() {
+    fn a_pod_is_there_under_its_own_uid_alone() {
         let mut roll = Roll::default();
-        roll.begin(HashSet::from(["stays".to_owned(), "went".to_owned()]));
-        assert!(
-            roll.departed(Event::InitApply(pod("stays", None)))
-                .is_empty()
+        roll.begin();
+        let mut hostile = pod("hostile", None);
+        let hash = ("kubernetes.io/config.hash".to_owned(), "victim".to_owned());
+        hostile.metadata.annotations = Some([hash].into());
+        for pod in [pod("victim", None), hostile.clone()] {
+            roll.departed(Event::InitApply(pod));
+        }
+        assert!(roll.departed(Event::InitDone).is_empty() && roll.is_complete);
+        assert_eq!(
+            seconds(&roll.departed(Event::Delete(hostile))),
+            [("hostile", 30)]
         );
-        // Of a pod that came meanwhile the list says nothing, and so do we.
-        assert_eq!(seconds(&roll.departed(Event::InitDone)), [("went", 30)]);
-        assert!(roll.departed(Event::InitDone).is_empty());
+        assert_eq!(roll.there, HashSet::from(["victim".to_owned()]));
     }
 
     #[test]

@@ -100,6 +100,8 @@ pub enum Sighting {
     Present,
     /// The path is gone, and we see well enough to say so.
     Absent,
+    /// So is the directory of its pod: nobody will mount the volume again.
+    PodAbsent,
 }
 
 /// The registry has stopped, or has set the volume aside because its state breaks it.
@@ -287,9 +289,9 @@ impl Registry {
         self.tell(Message::PodGone { uid, grace });
     }
 
-    /// A reply came after its Mount had been given up: its lease is revoked.
-    pub fn late(&self, volume: VolumeId, session: String, grant: Grant) {
-        let grant = Arc::new(grant.without_content());
+    /// A reply came after its Mount had been given up. A poll's is kept for the next one; any other's lease is
+    /// revoked.
+    pub fn late(&self, volume: VolumeId, session: String, grant: Arc<Grant>) {
         self.tell(Message::Late {
             volume,
             session,

@@ -24,7 +24,6 @@ mod tenant;
 mod tls;
 mod transport;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,6 +37,7 @@ use self::pools::Pools;
 pub use self::error::{VaultError, VaultErrorKind};
 pub use self::read::Read;
 pub use self::redirect::Redirects;
+pub use self::tls::TlsFiles;
 pub use self::transport::Cache;
 use self::transport::Transport;
 use crate::blocking::BlockingPool;
@@ -80,10 +80,10 @@ pub struct Settings {
     pub max_connection_age: Duration,
     /// Connections at once, to all servers together; half of them for one tenant.
     pub max_connections: usize,
-    /// Directories whose files no TLS setting may name.
-    pub forbidden_directories: Vec<PathBuf>,
     /// How long the reply of a write without a life of its own is good.
     pub refresh: Duration,
+    /// Which files of TLS settings are read.
+    pub tls_files: TlsFiles,
     /// Where large replies are parsed.
     pub processor: BlockingPool,
 }
@@ -103,8 +103,8 @@ impl Default for Settings {
             redirects: Redirects::default(),
             max_connection_age: Duration::from_secs(120),
             max_connections: 1024,
-            forbidden_directories: Vec::new(),
             refresh: Duration::from_secs(3600),
+            tls_files: TlsFiles::default(),
             processor: BlockingPool::for_processor(),
         }
     }
@@ -156,7 +156,7 @@ impl Vault {
                     settings.max_connection_age,
                     settings.proxies.clone(),
                     settings.max_connections,
-                    settings.forbidden_directories.clone(),
+                    settings.tls_files.clone(),
                 ),
             ),
             settings,

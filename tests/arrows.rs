@@ -82,7 +82,7 @@ const PLAN: &[(&str, &[&str])] = &[
     (
         "provider",
         &[
-            "memory", "metrics", "mount", "params", "policy", "render", "spec", "vault",
+            "blocking", "memory", "metrics", "mount", "params", "policy", "render", "spec", "vault",
         ],
     ),
     ("check", &["params", "spec"]),

@@ -390,3 +390,70 @@ async fn secrets_stay_out_of_the_log() {
     let token = |part: &str| part.chars().take_while(char::is_ascii_alphanumeric).count() >= 20;
     assert!(!log.split("s.").skip(1).any(token), "a token in {log}");
 }
+
+/// Credentials that are one request each, and one object that is wrong.
+fn credentials_and(wrong: &str) -> Value {
+    let credentials = (0..30).map(|at| {
+        format!("- {{objectName: user-{at}, secretPath: 'database/creds/app?n={at}', secretKey: username}}\n")
+    });
+    class(&format!("{}{wrong}", credentials.collect::<String>()))
+}
+
+#[tokio::test]
+async fn a_class_with_a_typo_issues_nothing_at_its_retries() {
+    for (wrong, code) in [
+        (
+            "- {objectName: k, secretPath: secret/data/app, secretKey: typo}",
+            Code::NotFound,
+        ),
+        (
+            "- {objectName: k, secretPath: secret/data/typo}",
+            Code::NotFound,
+        ),
+        (
+            "- {objectName: k, secretPath: secret/data/app, secretKey: api-key, encoding: hex}",
+            Code::InvalidArgument,
+        ),
+    ] {
+        let world = World::new().await;
+        let class = credentials_and(wrong);
+        let volume = world.volume("web");
+        world.refused(&volume, &class, code).await;
+        volume.unmount();
+        let issued = world.creds();
+        for attempt in 0..5 {
+            let volume = world.volume(&format!("pod-{attempt}"));
+            world.refused(&volume, &class, code).await;
+            volume.unmount();
+        }
+        assert_eq!(
+            world.creds(),
+            issued,
+            "{wrong}: no credential is issued in vain"
+        );
+        world.until_nothing_lives().await;
+    }
+}
+
+#[tokio::test]
+async fn after_a_failure_no_further_read_is_begun() {
+    let world = World::new().await;
+    let volume = world.volume("web");
+    let first = "- {objectName: k, secretPath: secret/data/app, secretKey: typo}\n";
+    let mut class = credentials_and("");
+    let objects = format!("{first}{}", class["objects"].as_str().unwrap());
+    class["objects"] = json!(objects);
+    world.refused(&volume, &class, Code::NotFound).await;
+    assert!(world.creds() < 30, "{} were issued", world.creds());
+    // An object that issues something itself, and is wrong: one at each retry.
+    let issued = world.creds();
+    let wrong = credentials_and("")
+        .to_string()
+        .replace("secretKey: username", "secretKey: usrname");
+    let wrong: Value = serde_json::from_str(&wrong).unwrap();
+    for _ in 0..3 {
+        volume.unmount();
+        world.refused(&volume, &wrong, Code::NotFound).await;
+    }
+    assert!(world.creds() - issued <= 8 + 2, "{}", world.creds());
+}

@@ -473,3 +473,61 @@ async fn an_attempt_reuses_no_lease_of_a_session_that_died_between_attempts() {
     let (user, password) = (volume.text("username"), volume.text("password"));
     assert!(world.vault.verify_user(&user, &password));
 }
+
+#[tokio::test]
+async fn a_first_mount_that_hangs_keeps_no_release_waiting() {
+    let world = world(&["-park=10m"]).await;
+    let volume = world.volume("web");
+    let hang = Action::DelayAfterCommit(Duration::from_secs(40));
+    world
+        .vault
+        .faults()
+        .push(Fault::at("secret/", hang).times(1));
+    let both = class(&format!("{DATABASE}{KV}"));
+    let driver = world.driver.clone();
+    volume.prepare();
+    let first = request(&volume, &volume.attributes(&both, &world.tokens()), "");
+    let calling = tokio::spawn(async move { driver.call(first).await });
+    world
+        .until("it has a credential, and reads on", || {
+            !world.vault.live_users().is_empty() && world.vault.faults().is_empty()
+        })
+        .await;
+    // Its pod goes: nobody will ask for its result.
+    removed(&volume);
+    volume.remove_pod();
+    world.until_nothing_lives().await;
+    let status = calling.await.unwrap().err().unwrap();
+    assert_eq!(status.code(), Code::Internal, "{status}");
+    assert!(status.message().contains("was unmounted"), "{status}");
+}
+
+#[tokio::test]
+async fn a_mount_is_given_up_at_its_own_deadline_and_what_comes_later_is_kept() {
+    let world = world(&["-mount-timeout=2s"]).await;
+    let volume = world.volume("web");
+    // A poll whose read is slow: the session lives on, and so would the lease that nobody knows.
+    world.mount(&volume, &class(KV)).await;
+    let slow = Action::DelayAfterCommit(Duration::from_secs(5));
+    let fault = Fault::at("database/creds", slow).times(1);
+    world.vault.faults().push(fault);
+    let both = class(&format!("{DATABASE}{KV}"));
+    let within = Duration::from_secs(20);
+    let status = call(&world, &volume, &both, within).await.unwrap_err();
+    assert_eq!(status.code(), Code::Internal, "{status}");
+    let told = "given up: after 2 s it was still waiting for GET database/creds/app";
+    assert!(status.message().contains(told), "{status}");
+    world
+        .until("the read has ended", || {
+            world.log().contains("a reply came after its mount")
+        })
+        .await;
+    call(&world, &volume, &both, within).await.unwrap();
+    assert_eq!(
+        (world.logins(), world.creds()),
+        (1, 1),
+        "it serves the next poll"
+    );
+    let (user, password) = (volume.text("username"), volume.text("password"));
+    assert!(world.vault.verify_user(&user, &password));
+}

@@ -1,10 +1,12 @@
 //! The configuration as each part wants it, and the limit of open files.
 
+use std::path::PathBuf;
+
 use rustix::process::{Resource, Rlimit};
 
 use crate::blocking::BlockingPool;
 use crate::config::Config;
-use crate::vault::Redirects;
+use crate::vault::{Redirects, TlsFiles};
 use crate::{paths, registry, vault};
 
 /// Bounds of the connections to servers at once: each takes a file and some tens of KiB.
@@ -37,12 +39,27 @@ pub fn vault_settings(config: &Config, processor: &BlockingPool) -> vault::Setti
         },
         max_connection_age: config.max_connection_age,
         max_connections: most_connections(rustix::process::getrlimit(Resource::Nofile).current),
-        forbidden_directories: vec![config.kubelet_pods_dir.clone(), config.state_dir.clone()],
         keeping_in_flight: config.renew_concurrency,
+        tls_files: TlsFiles {
+            own: config.defaults.tls.clone(),
+            forbidden: forbidden(config),
+        },
         processor: processor.clone(),
         keeping_rate: config.renew_rate,
         ..usual
     }
+}
+
+/// Where other tenants' secrets lie: kubelet's directory, with all pods' volumes, and our own state.
+fn forbidden(config: &Config) -> Vec<PathBuf> {
+    let pods = &config.kubelet_pods_dir;
+    let root = pods.parent().filter(|root| root.ends_with("kubelet"));
+    let kubelets = root.unwrap_or(pods).to_owned();
+    vec![
+        kubelets,
+        config.state_dir.clone(),
+        "/var/lib/kubelet".into(),
+    ]
 }
 
 pub fn path_settings(config: &Config) -> paths::Settings {

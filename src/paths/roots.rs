@@ -205,6 +205,14 @@ impl Place {
         self.path
     }
 
+    /// Whether the directory of the path's pod is gone as well: `<pods>/<uid>/volumes/kubernetes.io~csi/<volume>/mount`.
+    fn pod_is_absent(&self) -> bool {
+        let pod = self.path.ancestors().nth(4);
+        let pod = pod.filter(|pod| pod.parent() == Some(self.pods_dir()));
+        let looked = pod.map(fs::symlink_metadata);
+        matches!(looked, Some(Err(error)) if error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Looks. Blocks for as long as the file system does.
     pub fn look(&self) -> Presence {
         match fs::symlink_metadata(&self.path) {
@@ -215,9 +223,12 @@ impl Place {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 ) =>
             {
+                let absent = match self.pod_is_absent() {
+                    true => Presence::PodAbsent,
+                    false => Presence::Absent,
+                };
                 // After the look, not before: sight lost in between must not count.
-                self.prove()
-                    .map_or_else(Presence::Blind, |()| Presence::Absent)
+                self.prove().map_or_else(Presence::Blind, |()| absent)
             }
             Err(error) => Presence::Blind(format!("{}: {error}", self.path.display())),
         }

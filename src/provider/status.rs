@@ -7,6 +7,7 @@
 
 use tonic::{Code, Status};
 
+use crate::blocking::BlockingError;
 use crate::memory::MemoryError;
 use crate::mount::MountError;
 use crate::params::Faults;
@@ -57,6 +58,15 @@ pub fn of_faults(faults: &Faults) -> Status {
 #[must_use]
 pub fn of_violation(violation: &Violation) -> Status {
     status(Final::FailedPrecondition, &violation.to_string())
+}
+
+/// The status of a large class that was not parsed in time.
+#[must_use]
+pub fn of_parsing(error: &BlockingError) -> Status {
+    let message = format!(
+        "the class is large, and was not parsed: {error}; kubelet tries again: split the class"
+    );
+    status(Final::Internal, &message)
 }
 
 /// The status of a Mount that failed.

@@ -13,6 +13,8 @@ use crate::spec::VolumeId;
 
 /// What kubelet grants where a pod says nothing.
 const USUAL_GRACE: Duration = Duration::from_secs(30);
+/// A pod that was polled within this time is run by kubelet, whatever the API server says.
+const STILL_POLLED: Duration = Duration::from_secs(300);
 
 impl Volume {
     /// Whether the absence of its path is its end. Between two attempts of a first Mount the path is gone as
@@ -36,7 +38,7 @@ impl Worker {
         }
         let mut unconfirmed = false;
         for (id, sighting) in sightings {
-            let confirm = self.settings.confirm;
+            let (confirm, unseen) = (self.settings.confirm, self.settings.unseen);
             let Some((key, volume)) = self.volume(&id) else {
                 continue;
             };
@@ -51,8 +53,14 @@ impl Worker {
                         self.settle(key);
                     }
                 }
-                Sighting::Absent => {
-                    if !volume.seen || !volume.ends_with_its_path() {
+                Sighting::Absent | Sighting::PodAbsent => {
+                    if !volume.seen || volume.stage == Stage::Leaving {
+                        continue;
+                    }
+                    if sighting == Sighting::PodAbsent && !volume.ends_with_its_path() {
+                        volume.forsaken_at = Some(now.plus(unseen));
+                    }
+                    if !volume.ends_with_its_path() {
                         continue;
                     }
                     let since = *volume.missing_since.get_or_insert(now);
@@ -101,8 +109,32 @@ impl Worker {
                     self.changed(key, None);
                 }
                 PodNews::None if named && volume.doubted => self.settle(key),
+                PodNews::None if !named => self.still_missing(key),
                 PodNews::None => {}
             }
+        }
+    }
+
+    /// A list does not name its pod, and that is no news. A Mount may have been under way when it was; one that comes
+    /// later shows that kubelet runs the pod nevertheless, for as long as its polls go on.
+    fn still_missing(&mut self, key: VolumeKey) {
+        let now = self.clock.now();
+        let Some(volume) = self.volumes.get(&key) else {
+            return;
+        };
+        if volume.seen && volume.ends_with_its_path() {
+            let _ = self.look.send(volume.id.clone());
+            return;
+        }
+        let poll = volume.polls.interval(self.settings.poll);
+        let quiet = poll.saturating_mul(3).max(STILL_POLLED);
+        let is_quiet = volume.polls.last.is_none_or(|at| now.since(at) >= quiet);
+        if volume.evidence.is_missed()
+            && volume.forsaken_at.is_none()
+            && !volume.mounting
+            && is_quiet
+        {
+            self.without_pod(key, USUAL_GRACE);
         }
     }
 

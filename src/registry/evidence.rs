@@ -25,6 +25,8 @@ pub struct Sources {
     swept_at: Option<Moment>,
     rolled_at: Option<Moment>,
     polled_at: Option<Moment>,
+    /// Since when polls come without a longer break.
+    polling_since: Option<Moment>,
 }
 
 impl Sources {
@@ -35,6 +37,7 @@ impl Sources {
             swept_at: None,
             rolled_at: None,
             polled_at: None,
+            polling_since: None,
         }
     }
 
@@ -49,8 +52,20 @@ impl Sources {
     }
 
     /// A mounted volume was polled.
-    pub const fn polled(&mut self, now: Moment) {
+    pub fn polled(&mut self, now: Moment) {
+        let goes_on = self.polled_at.is_some_and(|at| now.since(at) < FRESH);
+        if !goes_on {
+            self.polling_since = Some(now);
+        }
         self.polled_at = Some(now);
+    }
+
+    /// Whether others have been polled for so long that this one would have been.
+    fn polls_others(&self, for_so_long: Duration, now: Moment) -> bool {
+        self.polled_at.is_some_and(|at| now.since(at) < FRESH)
+            && self
+                .polling_since
+                .is_some_and(|since| now.since(since) >= for_so_long)
     }
 
     fn worked_at(&self) -> [Option<Moment>; 3] {
@@ -107,6 +122,11 @@ impl Evidence {
         PodNews::Missing
     }
 
+    /// Whether its pod is known to be missing.
+    pub const fn is_missed(&self) -> bool {
+        self.pod_missing_since.is_some()
+    }
+
     /// The watch has told that its pod is gone.
     pub fn pod_gone(&mut self, now: Moment) {
         self.pod_missing_since.get_or_insert(now);
@@ -146,7 +166,16 @@ impl Volume {
             && evidence
                 .pod_missing_since
                 .is_some_and(|since| now.since(since) >= FRESH);
+        let silent = polled.map_or(Duration::MAX, |at| now.since(at));
+        let knows_pods = is_fresh(sources.rolled_at);
         match (is_fresh(evidence.path_seen_at), is_missing) {
+            (true, false)
+                if !knows_pods && silent >= ALL_SILENT && sources.polls_others(polls, now) =>
+            {
+                return Verdict::Doubtful(
+                    "its path is there, but nothing has polled it for a day, while others are polled",
+                );
+            }
             (true, false) => return Verdict::Alive,
             (true, true) => {
                 return Verdict::Doubtful(
@@ -160,7 +189,7 @@ impl Volume {
             }
             (false, false) => {}
         }
-        if is_fresh(sources.polled_at) {
+        if sources.polls_others(polls, now) {
             return Verdict::Doubtful("other volumes are polled, and this one is not");
         }
         if is_fresh(sources.swept_at) && self.seen {
@@ -229,6 +258,7 @@ mod tests {
     /// Everything works, for other volumes, up to a minute.
     fn working(minutes: u64) -> Sources {
         let mut sources = Sources::new(at(0));
+        (0..minutes).for_each(|minute| sources.polled(at(minute)));
         sources.swept(at(minutes));
         sources.rolled(at(minutes));
         sources.polled(at(minutes));
@@ -292,10 +322,35 @@ mod tests {
             volume.polls.note(at(hour * 60));
         }
         let mut sources = Sources::new(at(0));
-        sources.polled(at(6 * 60));
+        (0..=6 * 60).for_each(|minute| sources.polled(at(minute)));
         assert!(is_alive(&volume, &sources, 6 * 60 + 2));
-        sources.polled(at(8 * 60));
+        (6 * 60..=8 * 60).for_each(|minute| sources.polled(at(minute)));
         assert!(!is_alive(&volume, &sources, 8 * 60));
+    }
+
+    #[test]
+    fn the_first_poll_after_an_outage_puts_nobody_else_in_doubt() {
+        let mut volume = volume();
+        volume.polls.last = Some(at(60));
+        let mut sources = Sources::new(at(0));
+        (0..=60).for_each(|minute| sources.polled(at(minute)));
+        // kubelet is away for an hour; another one is polled first.
+        sources.polled(at(120));
+        assert!(is_alive(&volume, &sources, 120));
+        (121..=127).for_each(|minute| sources.polled(at(minute)));
+        assert!(!is_alive(&volume, &sources, 127));
+    }
+
+    #[test]
+    fn a_path_without_a_pod_watch_is_enough_for_a_day() {
+        let mut volume = volume();
+        let mut sources = Sources::new(at(0));
+        let day = 24 * 60;
+        (0..=2 * day).for_each(|minute| sources.polled(at(minute)));
+        volume.evidence.path_seen(at(day - 1));
+        assert!(is_alive(&volume, &sources, day - 1));
+        volume.evidence.path_seen(at(2 * day));
+        assert!(!is_alive(&volume, &sources, 2 * day));
     }
 
     #[test]

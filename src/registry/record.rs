@@ -354,6 +354,7 @@ impl Record {
             missing_since: None,
             logged_in_at: None,
             forsaken_at: self.forsaken_at.filter(|_| same_boot),
+            overdue_since: None,
             evidence: Evidence::default(),
             doubted: false,
             polls: if same_boot {

@@ -10,6 +10,8 @@ use super::volume::{Duty, Stage, Volume};
 use crate::clock::Moment;
 use crate::grant::timing::Nature;
 
+/// How long after its time a volume is given up.
+const OVERDUE: Duration = Duration::from_secs(1);
 /// How soon the evidence is looked at again that keeps a volume from being renewed.
 const RECONSIDER: Duration = Duration::from_secs(60);
 
@@ -61,7 +63,7 @@ impl Volume {
         #[cfg(test)]
         assert!(self.class != BREAKS, "as the test wants");
         let mut settled = Settled::default();
-        if self.give_up_at().is_some_and(|at| at <= now) {
+        if self.is_overdue(now) {
             settled.gave_up = Some(self.lets_expire());
             settled.changed = true;
             self.release(now);
@@ -130,8 +132,27 @@ impl Volume {
             .all(|held| held.dead || held.care.ended(now))
     }
 
-    /// When a volume is given up that waits for the driver's retry, or whose pod is gone and path unseen.
+    /// Whether a volume is given up now. Not at once when its time has come: a node that has slept, or a process that was
+    /// stopped, past that time may have the message at hand that makes an end of the waiting.
+    fn is_overdue(&mut self, now: Moment) -> bool {
+        if self.waits_until().is_none_or(|at| at > now) {
+            self.overdue_since = None;
+            return false;
+        }
+        if self.overdue_since.is_none() {
+            self.overdue_since = Some(now);
+        }
+        self.give_up_at().is_some_and(|at| at <= now)
+    }
+
     fn give_up_at(&self) -> Option<Moment> {
+        let until = self.waits_until()?;
+        let confirmed = self.overdue_since.map(|since| since.plus(OVERDUE));
+        Some(confirmed.map_or(until, |at| at.max(until)))
+    }
+
+    /// How long a volume waits for the driver's retry, or whose pod is gone and path unseen.
+    fn waits_until(&self) -> Option<Moment> {
         if self.mounting {
             return None;
         }

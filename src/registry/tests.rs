@@ -596,13 +596,13 @@ async fn a_first_result_that_nobody_took_waits_without_its_path_for_kubelets_nex
     assert!(!unanswered().await, "the next attempt finds it");
     pass(Duration::from_secs(299)).await;
     assert_eq!(node.server.count("revoke token"), 0);
-    pass(Duration::from_secs(2)).await;
+    pass(Duration::from_secs(3)).await;
     assert_eq!(node.server.count("revoke token"), 1, "nobody came");
     // With its pod it goes earlier.
     assert!(unanswered().await);
     node.registry
         .pod_gone("uid".to_owned(), Duration::from_secs(30));
-    pass(Duration::from_secs(91)).await;
+    pass(Duration::from_secs(92)).await;
     assert_eq!(node.server.count("revoke token"), 2);
 }
 

@@ -124,6 +124,8 @@ pub struct Volume {
     pub missing_since: Option<Moment>,
     /// Its pod is gone and its path was never seen: when it is given up.
     pub forsaken_at: Option<Moment>,
+    /// Since when it waits for longer than it should.
+    pub overdue_since: Option<Moment>,
     /// What shows that it is there.
     pub evidence: Evidence,
     /// Nothing does: it is not renewed.
@@ -158,6 +160,7 @@ impl Volume {
             seen: false,
             missing_since: None,
             forsaken_at: None,
+            overdue_since: None,
             evidence: Evidence::default(),
             doubted: false,
             polls: Polls::default(),
@@ -292,14 +295,29 @@ impl Volume {
         );
     }
 
-    /// A reply that no Mount has waited for: nothing shows it, and its lease is to be revoked.
-    pub fn add_late(&mut self, key: ItemKey, session: ItemKey, grant: &Arc<Grant>, now: Moment) {
-        self.add_grant(key, session, grant);
-        if let Some(held) = self.grants.get_mut(&key) {
-            held.duty = Duty::Releasing;
-            held.care.at_once();
+    /// A reply that no Mount has waited for. Where a poll asked for it, it is kept for the next one, as what a
+    /// failed poll has read; else nothing will show it, and its lease is to be revoked. Tells whether it is kept.
+    pub fn add_late(
+        &mut self,
+        key: ItemKey,
+        session: ItemKey,
+        grant: &Arc<Grant>,
+        now: Moment,
+    ) -> bool {
+        let owner = self.sessions.get(&session);
+        let lives = owner.is_some_and(|owner| owner.duty == Duty::Open && !owner.dead);
+        let kept = self.stage == Stage::Mounted && lives;
+        if kept {
+            self.add_grant(key, session, grant);
+        } else {
+            self.add_grant(key, session, &Arc::new(grant.without_body()));
+            if let Some(held) = self.grants.get_mut(&key) {
+                held.duty = Duty::Releasing;
+                held.care.at_once();
+            }
+            self.settle_releases(now);
         }
-        self.settle_releases(now);
+        kept
     }
 
     /// The key of a session of ours.

@@ -342,8 +342,8 @@ impl Worker {
         if let Some((key, volume)) = self.volume(id)
             && let Some(owner) = volume.session_key(session)
         {
-            info!(volume = %id, path = grant.request.path, "a reply came after its mount had been given up: its lease is revoked");
-            volume.add_late(item, owner, grant, now);
+            let kept = volume.add_late(item, owner, grant, now);
+            info!(volume = %id, path = grant.request.path, kept, "a reply came after its mount had been given up: it is kept for the next poll, or its lease is revoked");
             self.changed(key, None);
         }
     }

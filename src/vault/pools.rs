@@ -13,7 +13,6 @@
 
 mod entries;
 
-use std::path::PathBuf;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,6 +30,7 @@ use tracing::warn;
 use self::entries::{Entries, Key, MOST_BYTES};
 use super::connect::Connector;
 use super::connections::Connections;
+use super::tls::TlsFiles;
 use super::transport::SendError;
 use super::{tenant, tls};
 use crate::blocking::BlockingPool;
@@ -42,11 +42,10 @@ use crate::spec::Tls;
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 
-/// Settings whose files are read at once, and of one tenant: a certificate may take many times its size.
-const READERS: usize = 2;
-const READERS_OF_A_TENANT: usize = 1;
+/// Settings whose files are read at once, of which a tenant has one: each may take several MiB while it is read.
+const READINGS: usize = 4;
 /// How long files are waited for. What hangs keeps its place until it comes back.
-const READ_DEADLINE: Duration = Duration::from_secs(10);
+const READING: Duration = Duration::from_secs(10);
 
 /// The connections to one address under one set of TLS settings.
 pub struct Pool {
@@ -65,31 +64,32 @@ struct Inner {
     max_age: Duration,
     proxies: Proxies,
     connections: Connections,
-    /// Directories whose files no settings may name.
-    forbidden: Vec<PathBuf>,
-    /// Where files are read: a file system that hangs takes no more than its tenant's place.
-    readers: BlockingPool,
+    files: TlsFiles,
+    /// Where files are read that a class names: their file system may hang.
+    reading: BlockingPool,
+    /// Where pools are made without those.
+    making: BlockingPool,
     entries: Mutex<Entries>,
 }
 
 impl Pools {
     /// No pool yet. Connections grow no older than `max_age`, and a pool whose files cannot be used any more
-    /// serves for no longer than that. There are at most `most_connections` at once. Files below `forbidden` are
-    /// refused.
+    /// serves for no longer than that. There are at most `most_connections` at once.
     pub fn new(
         connect_timeout: Duration,
         max_age: Duration,
         proxies: Proxies,
         most_connections: usize,
-        forbidden: Vec<PathBuf>,
+        files: TlsFiles,
     ) -> Self {
         Self(Arc::new(Inner {
             connect_timeout,
             max_age,
             proxies,
             connections: Connections::new(most_connections, connect_timeout),
-            forbidden,
-            readers: BlockingPool::new(READERS, READERS_OF_A_TENANT, READ_DEADLINE),
+            files,
+            reading: BlockingPool::new(READINGS, 1, READING),
+            making: BlockingPool::new(READINGS, READINGS / 2, READING),
             entries: Mutex::default(),
         }))
     }
@@ -107,7 +107,7 @@ impl Pools {
         );
         {
             let mut entries = self.0.locked();
-            entries.used(&key, tenant, now);
+            entries.used(&key, tenant.clone(), now);
             if scarce {
                 entries.close_idle(&key, now);
             }
@@ -124,18 +124,31 @@ impl Pools {
                 None => turn.lock_owned().await,
             },
         };
-        let inner = Arc::clone(&self.0);
-        let tenant = tenant::current();
-        let reader = tenant.as_deref().unwrap_or_default().to_owned();
-        let refreshed = self.0.readers.run(&reader, move || {
+        let (inner, wanted) = (Arc::clone(&self.0), key.clone());
+        let refresh = move || {
             // It may have waited for its turn.
-            let outcome = inner.known(&key).unwrap_or_else(|| inner.refresh(&key));
+            let known = inner.known(&wanted);
+            let outcome = known.unwrap_or_else(|| inner.refresh(&wanted));
             // Not when the request gives up: the next one would start beside this.
             drop(turn);
             outcome
-        });
-        let failed = |error| SendError::Settings(format!("the TLS files were not read: {error}"));
-        refreshed.await.map_err(failed)?
+        };
+        let by_class = has_files(&key) && !self.0.files.are_own(settings);
+        let places = if by_class {
+            &self.0.reading
+        } else {
+            &self.0.making
+        };
+        let refreshed = places.run(tenant.as_deref().unwrap_or_default(), refresh);
+        match refreshed.await {
+            Ok(outcome) => outcome,
+            // The files were usable a moment ago.
+            Err(error) => self.0.in_use(&key).ok_or_else(|| {
+                SendError::Settings(format!(
+                    "the certificates and keys that the TLS settings name were not read: {error}; see their file system on this node"
+                ))
+            }),
+        }
     }
 
     /// Lets the next request dial anew, unless one has since: this pool's server takes no more requests.
@@ -233,7 +246,7 @@ impl Inner {
         );
         // Plain http uses no certificate: none is read, and a missing file is no fault.
         let prepared = match is_tls(address) {
-            true => tls::allowed(settings, &self.forbidden).and_then(|()| tls::config(settings)),
+            true => tls::config(settings, &self.files),
             false => tls::unused(),
         };
         let tls::Prepared { config, bytes } =

@@ -12,6 +12,7 @@ mod files;
 pub mod fuzzing;
 mod names;
 mod pem;
+mod places;
 #[cfg(test)]
 mod tests;
 mod uri;
@@ -28,7 +29,8 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ConfigBuilder, SignatureScheme};
 use rustls_pki_types::alg_id;
 
-pub use files::{Fingerprint, allowed, fingerprint, names_files};
+pub use files::{Fingerprint, fingerprint, names_files};
+pub use places::TlsFiles;
 pub use words::{ALERT, fault, is_plain, told, told_text, wants_tls};
 
 use crate::spec::Tls;
@@ -117,17 +119,19 @@ pub struct Prepared {
 
 /// The configuration for settings. Files are read now, for as long as their file system takes; HTTP/2 is
 /// offered by the connector.
-pub fn config(settings: &Tls) -> Result<Prepared, TlsError> {
+pub fn config(settings: &Tls, places: &TlsFiles) -> Result<Prepared, TlsError> {
     let provider = provider();
     let shown = match (&settings.client_certificate, &settings.client_key) {
-        (Some(certificate), Some(key)) => Some(files::identity(&provider, certificate, key)?),
+        (Some(certificate), Some(key)) => {
+            Some(files::identity(&provider, certificate, key, places)?)
+        }
         (None, None) => None,
         (Some(_), None) => return Err(TlsError::Half("the key")),
         (None, Some(_)) => return Err(TlsError::Half("the certificate")),
     };
     let trusted = match settings.skip_verify {
         true => None,
-        false => Some(files::trusted(settings)?),
+        false => Some(files::trusted(settings, places)?),
     };
     let bytes = trusted.as_ref().map_or(0, Trusted::bytes);
     let builder = trusting(provider, trusted)?;

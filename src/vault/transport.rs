@@ -490,7 +490,13 @@ mod tests {
             memory: None,
         };
         let second = Duration::from_secs(1);
-        let pools = Pools::new(second, second, Proxies::default(), 8, Vec::new());
+        let pools = Pools::new(
+            second,
+            second,
+            Proxies::default(),
+            8,
+            tls::TlsFiles::default(),
+        );
         let sent = Transport::new(second, Redirects::default(), pools)
             .send(&endpoint, &call)
             .await;

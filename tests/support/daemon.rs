@@ -133,6 +133,15 @@ impl Node {
         self.spawn_by(Command::new(env!("CARGO_BIN_EXE_leasehold")), environment)
     }
 
+    /// Starts the daemon by a program that becomes it: `before` with its arguments.
+    pub fn spawn_under(&self, before: &[&str]) -> Daemon {
+        let mut command = Command::new(before[0]);
+        command.args(&before[1..]);
+        command.arg(env!("CARGO_BIN_EXE_leasehold"));
+        let path = std::env::var("PATH").unwrap_or_default();
+        self.spawn_by(command, &[("PATH", &path)])
+    }
+
     fn spawn_by(&self, mut command: Command, environment: &[(&str, &str)]) -> Daemon {
         let start = self.starts.fetch_add(1, Ordering::Relaxed);
         let log = self.directory.path().join(format!("log-{start}"));

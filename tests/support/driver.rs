@@ -260,6 +260,7 @@ fn write_atomically(target: &Path, answer: &MountResponse) {
     let old = fs::read_link(target.join("..data")).ok();
     let fresh = format!("..{:016x}", rand::random::<u64>());
     let directory = target.join(&fresh);
+    fs::create_dir_all(&directory).expect("the directory can be made");
     for file in &answer.files {
         assert!(
             !Path::new(&file.path).is_absolute(),

@@ -214,3 +214,39 @@ async fn a_token_that_is_handed_out_again_while_it_waits_for_revocation_lives_on
         std::slice::from_ref(&two.volume)
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_sleep_between_a_mounts_end_and_its_answer_ends_nothing() {
+    let world = Arc::new(super::world::World::new(7, HOUR));
+    let metrics = Metrics::new();
+    let (notices, _told) = Notices::channel(metrics.clone());
+    let keeper = Arc::new(super::world::Keeper(Arc::clone(&world)));
+    let clock = Arc::clone(&world.clock);
+    let (registry, looks, worker) = Registry::start(
+        Settings::default(),
+        keeper,
+        Arc::clone(&clock) as Arc<dyn Clock>,
+        Journal::none(),
+        metrics,
+        notices,
+    );
+    tokio::spawn(worker);
+    std::mem::forget(looks);
+    let spec = Arc::new(spec());
+    let (claim, _) = registry.begin(Arc::clone(&spec), true).await.unwrap();
+    let node = Node::start(HOUR, HOUR);
+    let session = node.login();
+    claim.hold(Arc::clone(&session)).await.unwrap();
+    let grants = Vec::new();
+    claim
+        .end(Ending::Complete { session, grants })
+        .await
+        .unwrap();
+    // The node sleeps for longer than a result waits for somebody who takes it.
+    clock.jump(HOUR / 6);
+    registry.paths().await;
+    pass(SECOND / 2).await;
+    registry.answered(spec.volume.clone());
+    pass(60 * SECOND).await;
+    assert_eq!(registry.paths().await, [spec.volume.clone()]);
+}

@@ -43,6 +43,19 @@ async fn a_pod_that_went_before_its_first_mount_is_missed_by_the_roll() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_mount_that_crosses_its_pods_deletion_does_not_keep_the_volume() {
+    let node = Node::start(HOUR, 1_000 * HOUR);
+    let went = Arc::new(spec_of("went"));
+    node.mount_unseen(&went).await;
+    node.live(4 * 60 * SECOND, Some(&["went"]), &[&went]).await;
+    node.registry.pod_gone("went".to_owned(), 30 * SECOND);
+    // A poll was under way.
+    node.mount_unseen(&went).await;
+    node.live(20 * 60 * SECOND, Some(&[]), &[]).await;
+    assert_eq!(node.server.count("revoke token"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_cached_list_that_does_not_know_a_young_pod_yet_ends_nothing() {
     let node = Node::start(HOUR, 1_000 * HOUR);
     let young = Arc::new(spec_of("young"));

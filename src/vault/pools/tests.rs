@@ -9,7 +9,13 @@ const SECURE: &str = "https://127.0.0.1:9";
 
 fn pools() -> Pools {
     let second = Duration::from_secs(1);
-    Pools::new(second, 100 * second, Proxies::default(), 1024, Vec::new())
+    Pools::new(
+        second,
+        100 * second,
+        Proxies::default(),
+        1024,
+        TlsFiles::default(),
+    )
 }
 
 async fn get(pools: &Pools) -> Arc<Pool> {

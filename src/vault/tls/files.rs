@@ -15,6 +15,7 @@ use super::TlsError;
 use super::certificate;
 use super::chain::Trusted;
 use super::pem::{Block, Blocks};
+use super::places::TlsFiles;
 use crate::spec::Tls;
 
 /// In bytes: some eight times the CAs of a system.
@@ -57,46 +58,6 @@ fn named(settings: &Tls) -> impl Iterator<Item = &PathBuf> {
     files.into_iter().flatten()
 }
 
-/// Whether no file that settings name lies below one of these directories, links followed. Kubelet's pods directory has
-/// the secrets of all pods, the state directory our own.
-pub fn allowed(settings: &Tls, forbidden: &[PathBuf]) -> Result<(), TlsError> {
-    let forbidden: Vec<PathBuf> = forbidden
-        .iter()
-        .filter_map(|directory| directory.canonicalize().ok())
-        .collect();
-    let named = [
-        ("vaultCACertPath", &settings.ca_file),
-        ("vaultCADirectory", &settings.ca_directory),
-        ("vaultTLSClientCertPath", &settings.client_certificate),
-        ("vaultTLSClientKeyPath", &settings.client_key),
-    ];
-    for (field, path) in named {
-        let Some(path) = path else {
-            continue;
-        };
-        // What cannot be listed or found is told when it is read.
-        let below = listed(path, MOST_FILES).unwrap_or_default();
-        for file in std::iter::once(path).chain(&below) {
-            let Ok(real) = file.canonicalize() else {
-                continue;
-            };
-            if forbidden
-                .iter()
-                .any(|directory| real.starts_with(directory))
-            {
-                return Err(TlsError::Content {
-                    field,
-                    problem: format!(
-                        "{} leads into the volumes of pods, or into this daemon's own state: name a file elsewhere, or write a CA into vaultCACert",
-                        path.display()
-                    ),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
 /// The state of the files now. It may take as long as their file system does.
 pub fn fingerprint(settings: &Tls) -> Fingerprint {
     let listed = settings.ca_directory.iter().flat_map(|directory| {
@@ -121,22 +82,23 @@ pub fn fingerprint(settings: &Tls) -> Fingerprint {
 }
 
 /// Inline certificates over a file over a directory over the system's: the most particular wins.
-pub fn trusted(settings: &Tls) -> Result<Trusted, TlsError> {
+pub fn trusted(settings: &Tls, places: &TlsFiles) -> Result<Trusted, TlsError> {
     let mut trusted = Trusted::default();
     let field = if let Some(pem) = &settings.ca_pem {
         add(&mut trusted, pem.as_bytes());
         "vaultCACert"
     } else if let Some(file) = &settings.ca_file {
-        add(&mut trusted, &contents("vaultCACertPath", file)?);
+        add(&mut trusted, &contents("vaultCACertPath", file, places)?);
         "vaultCACertPath"
     } else if let Some(directory) = &settings.ca_directory {
         let field = "vaultCADirectory";
         let refused = |source| unreadable(field, directory, source);
+        places.check(directory).map_err(refused)?;
         let files = listed(directory, MOST_FILES).map_err(refused)?;
         let mut total = 0;
         for file in files {
             // A file that holds none is no fault: CA directories carry hash links and READMEs.
-            let bytes = contents(field, &file)?;
+            let bytes = contents(field, &file, places)?;
             total += bytes.len() as u64;
             if total > LARGEST_DIRECTORY {
                 return Err(refused(io::Error::other("has more than 4 MiB of files")));
@@ -175,13 +137,14 @@ pub fn identity(
     provider: &CryptoProvider,
     certificate: &Path,
     key: &Path,
+    places: &TlsFiles,
 ) -> Result<CertifiedKey, TlsError> {
     let field = "vaultTLSClientCertPath";
     let refused = |problem: &str| TlsError::Content {
         field,
         problem: problem.to_owned(),
     };
-    let bytes = contents(field, certificate)?;
+    let bytes = contents(field, certificate, places)?;
     let blocks = Blocks::of(&bytes).filter(|block| block.label == b"CERTIFICATE");
     let chain: Vec<_> = blocks
         .map(|block| CertificateDer::from(block.content.to_vec()))
@@ -194,7 +157,7 @@ pub fn identity(
         .key
         .info
         .to_vec();
-    let key = private_key(provider, key)?;
+    let key = private_key(provider, key, places)?;
     if let Some(ours) = key.public_key()
         && theirs != ours.as_ref()
     {
@@ -210,13 +173,14 @@ pub fn identity(
 fn private_key(
     provider: &CryptoProvider,
     path: &Path,
+    places: &TlsFiles,
 ) -> Result<std::sync::Arc<dyn rustls::sign::SigningKey>, TlsError> {
     let field = "vaultTLSClientKeyPath";
     let refused = |problem: &str| TlsError::Content {
         field,
         problem: problem.to_owned(),
     };
-    let bytes = contents(field, path)?;
+    let bytes = contents(field, path, places)?;
     let is_key = |block: &Block<'_>| block.label.ends_with(b"PRIVATE KEY");
     let block = Blocks::of(&bytes)
         .find(is_key)
@@ -250,13 +214,18 @@ fn unreadable(field: &'static str, path: &Path, source: io::Error) -> TlsError {
 
 /// A file's content, a key's perhaps. Only a regular file of a certificate's size is read: a device would be
 /// read without end, and a pipe would hold the thread.
-fn contents(field: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+fn contents(
+    field: &'static str,
+    path: &Path,
+    places: &TlsFiles,
+) -> Result<Zeroizing<Vec<u8>>, TlsError> {
     let read = || {
         // Some devices act when they are opened.
         if !fs::metadata(path)?.is_file() {
             return Err(not_regular());
         }
         let file = open(path)?;
+        places.check_opened(&file, path)?;
         let length = file.metadata()?.len().min(LARGEST_FILE);
         // Of its size at once: a buffer that grows leaves copies of a key that are not wiped.
         let room = usize::try_from(length).unwrap_or_default() + 2;

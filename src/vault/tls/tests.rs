@@ -141,7 +141,8 @@ impl Record {
 
     /// Which of some certificates settings trust.
     fn trusted_by(&self, settings: &Tls) -> Result<BTreeSet<String>, String> {
-        let trusted = files::trusted(settings).map_err(|error| error.to_string())?;
+        let trusted =
+            files::trusted(settings, &TlsFiles::default()).map_err(|error| error.to_string())?;
         let asked = ["root", "root2", "p521ca", "selfca"].into_iter();
         Ok(asked
             .filter(|name| {
@@ -260,7 +261,11 @@ fn a_directory_of_any_size_costs_a_bounded_memory() {
         ca_directory: Some(root.path().to_owned()),
         ..Tls::default()
     };
-    let refused = |settings: &Tls| files::trusted(settings).unwrap_err().to_string();
+    let refused = |settings: &Tls| {
+        files::trusted(settings, &TlsFiles::default())
+            .unwrap_err()
+            .to_string()
+    };
     for at in 0..5 {
         let file = fs::File::create(root.path().join(format!("{at}"))).unwrap();
         file.set_len(1024 * 1024).unwrap();
@@ -289,7 +294,9 @@ fn a_pipe_is_refused_without_a_wait() {
         ca_file: Some(pipe),
         ..Tls::default()
     };
-    let told = files::trusted(&settings).unwrap_err().to_string();
+    let told = files::trusted(&settings, &TlsFiles::default())
+        .unwrap_err()
+        .to_string();
     assert!(told.contains("no regular file"), "{told}");
 }
 
@@ -323,7 +330,7 @@ fn key_pairs_are_taken_as_go_takes_them() {
     for pair in &record.pairs {
         fs::write(at("crt"), &pair.certificate).unwrap();
         fs::write(at("key"), &pair.key).unwrap();
-        let ours = files::identity(&provider(), &at("crt"), &at("key"));
+        let ours = files::identity(&provider(), &at("crt"), &at("key"), &TlsFiles::default());
         let ours = ours.map(drop).map_err(|error| error.to_string());
         if pair.what.contains("encrypted") {
             let told = ours.clone().unwrap_err();
@@ -523,7 +530,7 @@ fn each_handshake_verifies_the_server() {
             ca_pem: Some(made.cert.pem()),
             ..Tls::default()
         };
-        let client = Arc::new(config(&settings).unwrap().config);
+        let client = Arc::new(config(&settings, &TlsFiles::default()).unwrap().config);
         for _ in 0..2 {
             let name = ServerName::try_from("vault").unwrap();
             let mut client = rustls::ClientConnection::new(Arc::clone(&client), name).unwrap();
@@ -587,12 +594,13 @@ fn certificates_of_any_bytes_are_refused_or_read() {
 fn a_client_certificate_of_version_1_is_taken_with_its_own_key_alone() {
     let with = |certificate: &str, key: &str| {
         let at = |name: &str| Some(Path::new("tests/fixtures/keys").join(name));
-        config(&Tls {
+        let settings = Tls {
             client_certificate: at(certificate),
             client_key: at(key),
             skip_verify: true,
             ..Tls::default()
-        })
+        };
+        config(&settings, &TlsFiles::default())
     };
     assert!(with("p256.v1.crt", "p256.sec1.pem").is_ok());
     let told = with("p256.v1.crt", "rsa.pkcs1.pem")
