@@ -188,29 +188,26 @@ impl Grant {
         !self.body.expose().is_empty()
     }
 
-    /// The same grant without its content, and without the arguments that it was asked with, which may be as
-    /// large: for a node that has no memory left for it.
+    /// The same grant without its body.
     #[must_use]
     pub fn without_body(&self) -> Self {
-        let Request {
-            method,
-            path,
-            query,
-            args: _,
-        } = &self.request;
         Self {
-            request: Request {
-                method: *method,
-                path: path.clone(),
-                query: query.clone(),
-                args: None,
-            },
+            request: self.request.clone(),
             body: SecretBytes::from(Vec::new()),
             keys: None,
             raw: self.raw,
             keep: self.keep.clone(),
             term: self.term,
         }
+    }
+
+    /// The same grant without its body and without the arguments that it was asked with, which may be as large:
+    /// what it takes to renew and revoke it. No Mount can be answered from it.
+    #[must_use]
+    pub fn without_content(&self) -> Self {
+        let mut bare = self.without_body();
+        bare.request.args = None;
+        bare
     }
 
     /// Whether it has what `objects` make their files of. A class that was edited may ask for a key that was
@@ -238,12 +235,13 @@ impl Grant {
             && (one.args == two.args || !self.has_body() || !other.has_body())
     }
 
-    /// The bytes that its content takes: what is bounded by a quota, and goes with [`Grant::without_body`].
+    /// The bytes that its content takes in memory: what is bounded by a quota, and goes with
+    /// [`Grant::without_content`].
     #[must_use]
     pub fn size(&self) -> usize {
         let args = self.request.args.as_ref().map_or(0, String::len);
         let keys = self.keys.iter().flatten().map(String::len).sum::<usize>();
-        self.body.expose().len() + args + keys
+        self.body.size() + args + keys
     }
 
     /// The lease's id, where there is a lease.

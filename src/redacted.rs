@@ -57,6 +57,12 @@ impl SecretBytes {
         &self.0
     }
 
+    /// The bytes that they take in memory: a buffer that a reply was read into may be larger than the reply.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.0.capacity()
+    }
+
     /// The same bytes between others. Where their buffer has room for those, nothing is copied.
     #[must_use]
     pub fn between(mut self, before: &[u8], after: &[u8]) -> Self {

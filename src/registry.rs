@@ -291,8 +291,7 @@ impl Registry {
 
     /// A reply came after its Mount had been given up. A poll's is kept for the next one; any other's lease is
     /// revoked.
-    pub fn late(&self, volume: VolumeId, session: String, grant: Grant) {
-        let grant = Arc::new(grant);
+    pub fn late(&self, volume: VolumeId, session: String, grant: Arc<Grant>) {
         self.tell(Message::Late {
             volume,
             session,

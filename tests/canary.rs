@@ -166,7 +166,7 @@ async fn what_is_marked_is_found_in_files_and_journal_alone() {
 
     // Over a restart, with a file that is torn.
     world.kill();
-    let torn = world.node.state().join("torn.json");
+    let torn = world.node.state().join(format!("{}.json", "0".repeat(32)));
     fs::write(
         &torn,
         format!("leasehold-journal 1 x y\n{{\"token\": \"{token}\"}}"),

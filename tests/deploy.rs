@@ -133,7 +133,13 @@ fn it_runs_on_linux_nodes_and_sees_the_pods_directory_at_its_own_place() {
         socket["mountPath"].as_str()
     );
     let environment = container["env"].as_array().unwrap();
-    for name in ["NODE_NAME", "POD_NAME", "POD_NAMESPACE", "POD_UID"] {
+    for name in [
+        "NODE_NAME",
+        "POD_NAME",
+        "POD_NAMESPACE",
+        "POD_UID",
+        "MALLOC_MMAP_THRESHOLD_",
+    ] {
         assert!(
             environment.iter().any(|variable| variable["name"] == name),
             "{name}"

@@ -171,6 +171,39 @@ async fn sixty_large_responses_at_once_all_become_files() {
     load.within_bounds(&world);
 }
 
+#[tokio::test]
+async fn what_is_kept_for_the_next_poll_is_bounded() {
+    let _alone = ALONE.lock().await;
+    let world = world().await;
+    let body = json!({ "data": { "signed": "x".repeat(MIB) } }).to_string();
+    answers(&world, "secret/", 200, body);
+    let load = Load::begins("60 kept replies of 1 MiB, each polled twice", &world);
+    for _ in 0..3 {
+        let mut under_way = UnderWay::new();
+        for pod in 0..60 {
+            let objects = format!(
+                "\n- {{objectName: all, secretPath: secret/sign-{pod}, method: PUT, secretArgs: {{a: b}}}}"
+            );
+            begin(
+                &world,
+                &mut under_way,
+                &format!("tenant-{}", pod % 4),
+                &format!("pod-{pod}"),
+                &class(&objects),
+            );
+        }
+        for outcome in ended(under_way).await {
+            assert_eq!(outcome.unwrap(), 1);
+        }
+    }
+    let asked = world.vault.count("PUT", "secret/");
+    println!("{asked} writes in 180 mounts");
+    load.within_bounds(&world);
+    let state = fs::read_dir(world.node.state()).unwrap().flatten();
+    let sizes = state.map(|entry| entry.metadata().unwrap().len());
+    assert!(sizes.sum::<u64>() < 33 * MIB as u64, "half of the quota");
+}
+
 /// Replies that are small as text, and large once they are taken apart.
 fn dense() -> Vec<(&'static str, String)> {
     let room = 4 * MIB - 64;

@@ -340,3 +340,20 @@ async fn the_lease_of_an_object_that_the_class_no_longer_names_is_revoked() {
         .await;
     assert_eq!(world.logins(), 1);
 }
+
+#[tokio::test]
+async fn static_reads_of_one_path_with_other_arguments_are_two() {
+    let world = World::new().await;
+    let volume = world.volume("web");
+    let object = |name, argument| {
+        format!(
+            "\n- {{objectName: {name}, secretPath: secret/data/app, secretKey: api-key, secretArgs: {{n: {argument}}}}}"
+        )
+    };
+    let both = class(&(object("one", 1) + &object("two", 2)));
+    for _ in 0..2 {
+        world.mount(&volume, &both).await;
+        assert_eq!(volume.text("one"), volume.text("two"));
+    }
+    assert_eq!(world.vault.count("GET", "secret/data/app"), 4);
+}

@@ -15,7 +15,7 @@ use super::attempt::Job;
 use super::error::MountError;
 use super::history::Ordered;
 use super::rendering::Rendering;
-use super::{Mounter, is_static};
+use super::{Mounter, kept};
 use crate::grant::{Grant, Session};
 use crate::registry::Registry;
 use crate::spec::{Request, VolumeId};
@@ -174,7 +174,7 @@ impl Mounter {
         let call = format!("{} {}", request.method.as_str(), request.path);
         let pending = job.progress.begin(call);
         let (vault, registry) = (self.parts.vault.clone(), self.parts.registry.clone());
-        let (volume, memory) = (job.spec.volume.clone(), job.memory.clone());
+        let (spec, memory) = (Arc::clone(job.spec), job.memory.clone());
         let (under, asked) = (under.clone(), request.clone());
         let session_id = under.session.id.clone();
         self.tasks.spawn(async move {
@@ -200,10 +200,10 @@ impl Mounter {
                 }
             };
             drop(pending);
-            if let Err(Ok(late)) = answer.send(read)
-                && !is_static(&late.grant)
-            {
-                registry.late(volume, session.id.clone(), late.grant);
+            if let Err(Ok(late)) = answer.send(read) {
+                for grant in kept(&spec, [&Arc::new(late.grant)].into_iter()) {
+                    registry.late(spec.volume.clone(), session.id.clone(), grant);
+                }
             }
         });
         let mut awaited = Awaited {

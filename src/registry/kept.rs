@@ -42,8 +42,7 @@ impl KeptReplies {
 
     /// A volume is gone.
     pub fn forget(&mut self, key: VolumeKey) {
-        self.quota.set_bodies(key, "", BTreeMap::new());
-        self.quota.set_record(key, 0);
+        self.quota.forget(key);
         self.dropped.remove(&key);
     }
 }
@@ -55,7 +54,7 @@ impl Volume {
         let mut any = false;
         for held in self.grants.values_mut() {
             if (held.duty != Duty::Open || held.lost) && held.grant.size() > 0 {
-                held.grant = Arc::new(held.grant.without_body());
+                held.grant = Arc::new(held.grant.without_content());
                 any = true;
             }
         }
@@ -71,7 +70,7 @@ impl Volume {
     /// Lets go of one reply; its path.
     fn drop_reply(&mut self, item: ItemKey) -> Option<String> {
         let held = self.grants.get_mut(&item)?;
-        held.grant = Arc::new(held.grant.without_body());
+        held.grant = Arc::new(held.grant.without_content());
         Some(held.grant.request.path.clone())
     }
 
@@ -106,10 +105,11 @@ impl Worker {
     /// A volume was found in the journal: what it keeps is made to fit into the quota. Where its files are not as
     /// they would be written now, they are. `record`: the size of its record's file.
     pub fn keep_found(&mut self, key: VolumeKey, record: usize, outdated: bool) {
-        if !self.volumes.contains_key(&key) {
+        let Some(volume) = self.volumes.get(&key) else {
             return;
-        }
-        self.kept.quota.set_record(key, record);
+        };
+        let namespace = &volume.pod.namespace;
+        self.kept.quota.set_record(key, namespace, record);
         let mut changed = self.fit_in(key);
         if outdated {
             changed.insert(key);
@@ -160,7 +160,8 @@ impl Worker {
         match volume.snapshot() {
             Ok(state) => {
                 let size = state.as_ref().map_or(0, |state| state.record.len());
-                self.kept.quota.set_record(key, size);
+                let namespace = &volume.pod.namespace;
+                self.kept.quota.set_record(key, namespace, size);
                 journal.put(&volume.id, state, done);
             }
             Err(error) => {
@@ -195,7 +196,7 @@ impl Worker {
         if exceeded && !before.is_some_and(|before| before.exceeded) {
             error!(
                 bytes = kept.quota.records(),
-                "the records of the mounted volumes alone exceed -state-quota: they are written, and no reply is kept; raise it"
+                "the records of the mounted volumes take more than half of -state-quota: they are written even so; raise it"
             );
         }
         if let Some(shown) = kept.shown.filter(|shown| before != Some(*shown)) {

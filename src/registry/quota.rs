@@ -1,8 +1,9 @@
 //! How much of the replies that are kept for the next poll a node has room for, and whose goes first. Pure.
 //!
-//! One quota covers memory and journal alike, because a kept reply is in both: replies take half of it at the most,
-//! and what the records leave. It is shared max-min fairly between namespaces: past it, the namespace that uses most
-//! loses its largest reply, so that one tenant's replies never push out those of another who uses less.
+//! One quota covers memory and journal alike, because a kept reply is in both: replies may take half of it, the other
+//! half is for the volumes' records, which are small and never refused. It is shared max-min fairly between
+//! namespaces: past it, the namespace that uses most, records included, loses its largest reply, so that one tenant
+//! never pushes out the replies of another who uses less.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -29,6 +30,7 @@ struct Kept {
 
 #[derive(Default)]
 struct Namespace {
+    /// By replies and records.
     used: usize,
     /// Of several of one size the newest goes first: those that were there stay.
     by_size: BTreeSet<(usize, ItemKey, VolumeKey)>,
@@ -56,9 +58,9 @@ impl Quota {
         self.records
     }
 
-    /// The records alone take more than there is. They are written in any case: they say what is alive.
+    /// The records take more than their half. They are written in any case: they say what is alive.
     pub const fn is_exceeded(&self) -> bool {
-        self.records > self.limit
+        self.records > self.limit / 2
     }
 
     /// Takes in the replies that a volume has now, and their sizes in bytes.
@@ -72,71 +74,77 @@ impl Quota {
         let unchanged = known.map_or(bodies.is_empty(), |kept| {
             kept.namespace == namespace && kept.bodies == bodies
         });
-        if unchanged {
-            return;
+        if !unchanged {
+            let record = known.map_or(0, |kept| kept.record);
+            self.set(volume, Kept::of(namespace, bodies, record));
         }
-        let before = self.volumes.remove(&volume).unwrap_or_default();
-        for (item, size) in &before.bodies {
-            self.take_out(&before.namespace, volume, *item, *size);
-        }
-        for (item, size) in &bodies {
-            let of = self.by_namespace.entry(namespace.to_owned()).or_default();
-            of.used = of.used.saturating_add(*size);
-            of.by_size.insert((*size, *item, volume));
-            self.bodies = self.bodies.saturating_add(*size);
-        }
-        let after = Kept {
-            namespace: namespace.to_owned(),
-            bodies,
-            record: before.record,
-        };
-        self.put_back(volume, after);
     }
 
     /// Takes in the size of a volume's record, in bytes; zero: it has none.
-    pub fn set_record(&mut self, volume: VolumeKey, size: usize) {
-        let mut kept = self.volumes.remove(&volume).unwrap_or_default();
-        self.records = self
-            .records
-            .saturating_sub(kept.record)
-            .saturating_add(size);
-        kept.record = size;
-        self.put_back(volume, kept);
+    pub fn set_record(&mut self, volume: VolumeKey, namespace: &str, size: usize) {
+        let known = self.volumes.get(&volume);
+        if known.map_or(0, |kept| kept.record) != size {
+            let bodies = known.map_or_else(BTreeMap::new, |kept| kept.bodies.clone());
+            self.set(volume, Kept::of(namespace, bodies, size));
+        }
+    }
+
+    /// A volume is gone.
+    pub fn forget(&mut self, volume: VolumeKey) {
+        self.set(volume, Kept::default());
     }
 
     /// The reply that is to go next, taken out; `None`: there is room for all.
     pub fn excess(&mut self) -> Option<(VolumeKey, ItemKey)> {
-        let room = (self.limit / 2).min(self.limit.saturating_sub(self.records));
-        if self.bodies <= room {
+        if self.bodies <= self.limit / 2 {
             return None;
         }
-        // Of two that use as much the one that is named first stays.
-        let most = self.by_namespace.iter().max_by_key(|(_, of)| of.used);
-        let (namespace, of) = most?;
-        let (size, item, volume) = of.by_size.last().copied()?;
-        let namespace = namespace.clone();
-        self.take_out(&namespace, volume, item, size);
-        let mut kept = self.volumes.remove(&volume).unwrap_or_default();
-        kept.bodies.remove(&item);
-        self.put_back(volume, kept);
+        let with_replies = self.by_namespace.values();
+        let with_replies = with_replies.filter(|of| !of.by_size.is_empty());
+        let most = with_replies.max_by_key(|of| of.used)?;
+        let (_, item, volume) = most.by_size.last().copied()?;
+        let kept = self.volumes.get(&volume)?;
+        let mut bodies = kept.bodies.clone();
+        bodies.remove(&item);
+        let kept = Kept::of(&kept.namespace, bodies, kept.record);
+        self.set(volume, kept);
         Some((volume, item))
     }
 
-    fn put_back(&mut self, volume: VolumeKey, kept: Kept) {
-        if !kept.bodies.is_empty() || kept.record > 0 {
-            self.volumes.insert(volume, kept);
+    fn set(&mut self, volume: VolumeKey, after: Kept) {
+        let before = self.volumes.remove(&volume).unwrap_or_default();
+        let of = self.by_namespace.entry(before.namespace).or_default();
+        for (item, size) in before.bodies {
+            of.used = of.used.saturating_sub(size);
+            of.by_size.remove(&(size, item, volume));
+            self.bodies = self.bodies.saturating_sub(size);
+        }
+        of.used = of.used.saturating_sub(before.record);
+        self.records = self.records.saturating_sub(before.record);
+        let of = self
+            .by_namespace
+            .entry(after.namespace.clone())
+            .or_default();
+        for (item, size) in &after.bodies {
+            of.used = of.used.saturating_add(*size);
+            of.by_size.insert((*size, *item, volume));
+            self.bodies = self.bodies.saturating_add(*size);
+        }
+        of.used = of.used.saturating_add(after.record);
+        self.records = self.records.saturating_add(after.record);
+        self.by_namespace.retain(|_, of| of.used > 0);
+        if !after.bodies.is_empty() || after.record > 0 {
+            self.volumes.insert(volume, after);
         }
     }
+}
 
-    fn take_out(&mut self, namespace: &str, volume: VolumeKey, item: ItemKey, size: usize) {
-        self.bodies = self.bodies.saturating_sub(size);
-        let Some(of) = self.by_namespace.get_mut(namespace) else {
-            return;
-        };
-        of.used = of.used.saturating_sub(size);
-        of.by_size.remove(&(size, item, volume));
-        if of.by_size.is_empty() {
-            self.by_namespace.remove(namespace);
+impl Kept {
+    fn of(namespace: &str, bodies: BTreeMap<ItemKey, usize>, record: usize) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            bodies,
+            record,
         }
     }
 }
@@ -173,17 +181,19 @@ mod tests {
     #[test]
     fn records_count_and_never_go() {
         let mut quota = Quota::new(200);
-        quota.set_bodies(1, "a", kept(&[(1, 50), (2, 40)]));
-        quota.set_record(1, 100);
+        quota.set_bodies(1, "a", kept(&[(1, 30), (2, 20)]));
+        quota.set_bodies(2, "b", kept(&[(3, 50)]));
+        quota.set_record(3, "a", 100);
         assert_eq!(excess(&mut quota), []);
-        quota.set_record(2, 20);
-        assert_eq!(excess(&mut quota), [(1, 1)]);
         assert!(!quota.is_exceeded());
-        quota.set_record(3, 100);
+        // Whose records are large has less room for replies, and nobody else.
+        quota.set_bodies(4, "b", kept(&[(4, 10)]));
+        assert_eq!(excess(&mut quota), [(1, 1)]);
+        quota.set_record(5, "c", 1);
         assert!(quota.is_exceeded());
-        assert_eq!(excess(&mut quota), [(1, 2)]);
-        for volume in 1..=3 {
-            quota.set_record(volume, 0);
+        assert_eq!(excess(&mut quota), []);
+        for volume in 1..=5 {
+            quota.forget(volume);
         }
         assert_eq!((quota.bodies(), quota.records()), (0, 0));
         assert!(quota.volumes.is_empty() && quota.by_namespace.is_empty());
@@ -196,35 +206,54 @@ mod tests {
         assert_eq!(excess(&mut quota), [(1, 1)]);
     }
 
+    type All = BTreeMap<VolumeKey, (String, BTreeMap<ItemKey, usize>, usize)>;
+
+    /// What a namespace has of replies, and of replies and records.
+    fn used(all: &All, namespace: &str) -> (usize, usize) {
+        let those = all.values().filter(|(of, _, _)| of == namespace);
+        those.fold((0, 0), |(bodies, sum), (_, more, record)| {
+            let more: usize = more.values().sum();
+            (bodies + more, sum + more + record)
+        })
+    }
+
     /// Against a quota that is worked out anew from all there is.
     #[test]
     fn its_sums_are_those_of_what_is_there() {
+        let namespaces = ["a", "b", "c", "d"];
         for _ in 0..200 {
             let limit = rand::random_range(0..2_000);
-            let mut quota = Quota::new(limit);
-            let mut all: BTreeMap<VolumeKey, (String, BTreeMap<ItemKey, usize>)> = BTreeMap::new();
+            let (mut quota, mut all) = (Quota::new(limit), All::new());
             for _ in 0..100 {
                 let volume = rand::random_range(0..12);
-                let namespace = format!("n{}", rand::random_range(0..4));
-                let bodies = (0..rand::random_range(0..4))
+                let namespace = namespaces[rand::random_range(0..4)];
+                let bodies: BTreeMap<_, _> = (0..rand::random_range(0..4))
                     .map(|_| (rand::random_range(0..1000), rand::random_range(1..400)))
-                    .collect::<BTreeMap<_, _>>();
-                quota.set_bodies(volume, &namespace, bodies.clone());
-                all.insert(volume, (namespace, bodies));
-                let used = |all: &BTreeMap<VolumeKey, (String, BTreeMap<ItemKey, usize>)>,
-                            of: &str| {
-                    let those = all.values().filter(|(namespace, _)| namespace == of);
-                    those.flat_map(|(_, bodies)| bodies.values()).sum::<usize>()
-                };
-                while let Some((volume, item)) = quota.excess() {
-                    let (loser, _) = all[&volume].clone();
-                    let most = (0..4).map(|n| used(&all, &format!("n{n}"))).max();
-                    assert_eq!(Some(used(&all, &loser)), most);
-                    assert!(all.get_mut(&volume).unwrap().1.remove(&item).is_some());
+                    .collect();
+                let record = rand::random_range(0..50);
+                if rand::random_ratio(1, 8) {
+                    quota.forget(volume);
+                    all.remove(&volume);
+                } else {
+                    quota.set_bodies(volume, namespace, bodies.clone());
+                    quota.set_record(volume, namespace, record);
+                    all.insert(volume, (namespace.to_owned(), bodies, record));
                 }
-                let total: usize = (0..4).map(|n| used(&all, &format!("n{n}"))).sum();
-                assert_eq!(quota.bodies(), total);
-                assert!(total <= limit / 2);
+                while let Some((volume, item)) = quota.excess() {
+                    let (loser, bodies, _) = &all[&volume];
+                    let most = namespaces.map(|namespace| used(&all, namespace));
+                    let most = most.into_iter().filter(|(bodies, _)| *bodies > 0);
+                    assert_eq!(Some(used(&all, loser).1), most.map(|(_, sum)| sum).max());
+                    let largest = all.values().filter(|(of, _, _)| of == loser);
+                    let largest = largest.flat_map(|(_, bodies, _)| bodies.values()).max();
+                    assert_eq!(Some(&bodies[&item]), largest);
+                    all.get_mut(&volume).unwrap().1.remove(&item);
+                }
+                let sums = namespaces.map(|namespace| used(&all, namespace));
+                let bodies: usize = sums.iter().map(|(bodies, _)| bodies).sum();
+                let total: usize = sums.iter().map(|(_, sum)| sum).sum();
+                assert_eq!((quota.bodies(), quota.records()), (bodies, total - bodies));
+                assert!(bodies <= limit / 2);
             }
         }
     }

@@ -6,6 +6,7 @@ mod ends;
 mod evidence;
 mod failing;
 mod histories;
+mod kept;
 mod look_ups;
 mod mounts;
 mod outage;
@@ -286,6 +287,11 @@ fn spec_of(uid: &str) -> MountSpec {
 impl Node {
     /// A registry over a server that grants `term` at a time, until `last` from now.
     fn start(term: Duration, last: Duration) -> Self {
+        Self::with_quota(term, last, Settings::default().quota)
+    }
+
+    /// The same with so much room for what is kept.
+    fn with_quota(term: Duration, last: Duration, quota: usize) -> Self {
         let clock = TestClock(tokio::time::Instant::now());
         let server = Arc::new(Server {
             clock,
@@ -301,6 +307,7 @@ impl Node {
         // Nobody looks at paths here, or tells who is there.
         let settings = Settings {
             unattested: Duration::MAX,
+            quota,
             ..Settings::default()
         };
         let (registry, looks, worker) = Registry::start(

@@ -120,6 +120,14 @@ impl Node {
         self.spawn_by(shell, &[])
     }
 
+    /// Starts the daemon such that a file that grows beyond its limit is an error for it, not its end (`SIGXFSZ`).
+    pub fn spawn_ignoring_file_sizes(&self) -> Daemon {
+        let command = "trap '' XFSZ; exec \"$0\" \"$@\"";
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", command, env!("CARGO_BIN_EXE_leasehold")]);
+        self.spawn_by(shell, &[])
+    }
+
     /// Starts the daemon with an environment.
     pub fn spawn_with(&self, environment: &[(&str, &str)]) -> Daemon {
         self.spawn_by(Command::new(env!("CARGO_BIN_EXE_leasehold")), environment)
@@ -141,6 +149,8 @@ impl Node {
         let child = command
             .args(&self.flags)
             .env_clear()
+            // As in the manifest.
+            .env("MALLOC_MMAP_THRESHOLD_", "131072")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .stdout(said.try_clone().expect("the same log"))

@@ -280,3 +280,94 @@ fn checksum(parts: &[&[u8]]) -> String {
     }
     hex::encode(context.finish())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn directory() -> (tempfile::TempDir, Files) {
+        let directory = tempfile::tempdir().unwrap();
+        let lock = fs::File::create(directory.path().join("lock")).unwrap();
+        let files = Files::new(directory.path().to_owned(), "boot".to_owned(), lock.into());
+        (directory, files)
+    }
+
+    fn names(directory: &tempfile::TempDir) -> Vec<String> {
+        let entries = fs::read_dir(directory.path()).unwrap().flatten();
+        let names = entries.map(|entry| entry.file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name != "lock").collect();
+        names.sort();
+        names
+    }
+
+    const VOLUME: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn only_names_that_we_give_are_ours() {
+        let record = || Some(Name::Record(VOLUME.to_owned()));
+        let body = |key| Some(Name::Body(VOLUME.to_owned(), key));
+        for (rest, name) in [
+            (".json", record()),
+            (".0.body", body(0)),
+            (".18446744073709551615.body", body(u64::MAX)),
+            (".tmp", Some(Name::Temporary)),
+            (".7.tmp", Some(Name::Temporary)),
+            (".corrupt", Some(Name::SetAside)),
+            (".07.body", None),
+            (".+7.body", None),
+            (".18446744073709551616.body", None),
+            (".x.tmp", None),
+            (".7.json", None),
+            ("0.json", None),
+            ("", None),
+        ] {
+            assert_eq!(Name::of(&format!("{VOLUME}{rest}")), name, "{rest}");
+        }
+        let upper = VOLUME.to_uppercase() + ".json";
+        for name in ["notes.json", "lock", "é".repeat(20).as_str(), &upper] {
+            assert_eq!(Name::of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_nothing_behind() {
+        let (directory, files) = directory();
+        // Nothing can be renamed over a directory that is not empty.
+        let in_the_way = files.record_path(VOLUME);
+        fs::create_dir_all(in_the_way.join("x")).unwrap();
+        assert!(
+            files
+                .write_record(VOLUME, b"{\"token\":\"hvs.x\"}")
+                .is_err()
+        );
+        assert_eq!(names(&directory), [format!("{VOLUME}.json")]);
+        fs::remove_dir_all(&in_the_way).unwrap();
+        files.write_record(VOLUME, b"{}").unwrap();
+        assert!(fs::read_to_string(in_the_way).unwrap().ends_with("\n{}"));
+    }
+
+    #[test]
+    fn unusable_records_are_kept_for_a_while_and_not_too_many() {
+        let (directory, files) = directory();
+        let all = SET_ASIDE_AT_MOST + 4;
+        for at in 0..all {
+            let path = directory.path().join(format!("{at:032x}.corrupt"));
+            let file = fs::File::create(path).unwrap();
+            let written = UNIX_EPOCH + Duration::from_secs(1_000_000 + at as u64);
+            file.set_modified(written).unwrap();
+        }
+        fs::write(directory.path().join("theirs.corrupt"), "x").unwrap();
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000 + 60);
+        files.forget_set_aside(now);
+        let left = names(&directory);
+        assert_eq!(left.len(), SET_ASIDE_AT_MOST + 1);
+        assert!(
+            left.contains(&format!("{:032x}.corrupt", all - 1)),
+            "{left:?}"
+        );
+        files.forget_set_aside(now + SET_ASIDE_FOR);
+        assert_eq!(names(&directory), ["theirs.corrupt"]);
+    }
+}
