@@ -18,7 +18,7 @@ use super::rendering::Rendering;
 use super::{Mounter, kept};
 use crate::grant::{Grant, Session};
 use crate::registry::Registry;
-use crate::spec::{Request, VolumeId};
+use crate::spec::{MountSpec, Request};
 use crate::vault::{Cache, Read, VaultError, VaultErrorKind};
 
 /// Reads of one Mount under way at once: one volume must not take an address' whole share.
@@ -87,19 +87,23 @@ pub struct Under {
 struct Awaited {
     answered: oneshot::Receiver<Result<Read, VaultError>>,
     registry: Registry,
-    volume: VolumeId,
+    spec: Arc<MountSpec>,
     session: String,
+}
+
+/// A reply that came after its Mount had been given up.
+fn hand_over(registry: &Registry, spec: &MountSpec, session: &str, late: Read) {
+    for grant in kept(spec, [&Arc::new(late.grant)].into_iter()) {
+        registry.late(spec.volume.clone(), session.to_owned(), grant);
+    }
 }
 
 impl Drop for Awaited {
     fn drop(&mut self) {
         // From here on the read's own task hands its answer over.
         self.answered.close();
-        if let Ok(Ok(late)) = self.answered.try_recv()
-            && !is_static(&late.grant)
-        {
-            let (volume, session) = (self.volume.clone(), self.session.clone());
-            self.registry.late(volume, session, late.grant);
+        if let Ok(Ok(late)) = self.answered.try_recv() {
+            hand_over(&self.registry, &self.spec, &self.session, late);
         }
     }
 }
@@ -201,15 +205,13 @@ impl Mounter {
             };
             drop(pending);
             if let Err(Ok(late)) = answer.send(read) {
-                for grant in kept(&spec, [&Arc::new(late.grant)].into_iter()) {
-                    registry.late(spec.volume.clone(), session.id.clone(), grant);
-                }
+                hand_over(&registry, &spec, &session.id, late);
             }
         });
         let mut awaited = Awaited {
             answered,
             registry: self.parts.registry.clone(),
-            volume: job.spec.volume.clone(),
+            spec: Arc::clone(job.spec),
             session: session_id,
         };
         async move {
