@@ -28,7 +28,11 @@ async fn small_mounts_wait_for_nobody() {
     let small = budget.mount("c");
     let kept = now(&small, 10).unwrap();
     assert!(now(&small, 1).is_none(), "it is small no more");
-    assert!(now(&budget.mount("c"), 10).is_some());
+    assert!(
+        now(&budget.mount("c"), 1).is_none(),
+        "half of theirs is c's"
+    );
+    assert!(now(&budget.mount("d"), 10).is_some());
     assert_eq!(budget.reserved(), 90);
     drop((held, kept));
     assert_eq!(budget.reserved(), 0);

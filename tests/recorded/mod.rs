@@ -117,7 +117,12 @@ pub const OTHER_CONTENT: &[(&str, &[&str])] = &[
     ("nothing depends on it", &["request id a number"]),
     (
         "a credential that was issued is not refused for how its server writes a number",
-        &["lease a text"],
+        &[
+            "lease a text",
+            "warnings a text",
+            "lease 5.0",
+            "lease a float",
+        ],
     ),
     (
         "no server writes these",
