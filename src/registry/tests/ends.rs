@@ -248,5 +248,5 @@ async fn a_sleep_between_a_mounts_end_and_its_answer_ends_nothing() {
     pass(SECOND / 2).await;
     registry.answered(spec.volume.clone());
     pass(60 * SECOND).await;
-    assert_eq!(registry.paths().await, [spec.volume.clone()]);
+    assert_eq!(registry.paths().await, std::slice::from_ref(&spec.volume));
 }
