@@ -102,10 +102,10 @@ pub async fn watch(site: &Site, over: &AtomicBool) {
     while !over.load(Ordering::SeqCst) {
         tokio::time::sleep(tick).await;
         ticks += 1;
-        if ticks % 7 == 0 {
+        if ticks.is_multiple_of(7) {
             site.rotate().await;
         }
-        if ticks % 100 == 0 {
+        if ticks.is_multiple_of(100) {
             site.server.tidy();
         }
         late_renewals(site, &mut reported);

@@ -307,11 +307,11 @@ impl<'a> Pod<'a> {
             .take()
             .unwrap_or(begun.value)
             .min(begun.value);
-        if let Some(shown) = self.value() {
-            if shown < least {
-                let text = format!("the static secret {shown}, not {least}");
-                self.complain(Violation::StaleFile, begun.at, &text);
-            }
+        if let Some(shown) = self.value()
+            && shown < least
+        {
+            let text = format!("the static secret {shown}, not {least}");
+            self.complain(Violation::StaleFile, begun.at, &text);
         }
         self.weigh_cost(begun);
         self.look().await;

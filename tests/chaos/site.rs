@@ -312,7 +312,7 @@ fn wrong(mischief: Mischief, variant: usize) -> Wrong {
         Mischief::Lost502 => Wrong::LostAnswer(502),
         Mischief::Reset => Wrong::Reset,
         Mischief::ResetAfterCommit => Wrong::ResetAfterWork,
-        Mischief::Hang if variant % 2 == 0 => Wrong::HangForNow,
+        Mischief::Hang if variant.is_multiple_of(2) => Wrong::HangForNow,
         Mischief::Hang | Mischief::RenewalsHang => Wrong::Hang,
         Mischief::AbsurdDurations => Wrong::Duration(ABSURD[variant % ABSURD.len()]),
         _ => Wrong::Slow(Duration::from_millis(300)),

@@ -181,13 +181,12 @@ impl Wire {
             ledger: Ledger::default(),
             report,
         });
-        let wire = Self {
+        Self {
             address,
             serving: Mutex::new(Some(tokio::spawn(serve(listener, Arc::clone(&shared))))),
             shared,
             next: Mutex::default(),
-        };
-        wire
+        }
     }
 
     pub fn url(&self) -> String {
