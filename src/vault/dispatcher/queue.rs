@@ -340,9 +340,7 @@ impl EndpointQueue {
         now: Moment,
         wait: &mut Soonest,
     ) -> Option<u64> {
-        let places = self.limits.keeping;
-        let shares = Shares::of_keeping(places);
-        let calm = (places - places / 4).max(1);
+        let (places, shares, calm) = self.calm_places();
         let mut turn = Turn::after(&self.last_kept);
         for (scope, line) in &self.lines {
             let revocation = line.revocations.first();
@@ -409,9 +407,7 @@ impl EndpointQueue {
         now: Moment,
         wait: &mut Soonest,
     ) -> Option<u64> {
-        let places = self.limits.keeping;
-        let shares = Shares::of_keeping(places);
-        let calm = (places - places / 4).max(1);
+        let (places, shares, calm) = self.calm_places();
         if self.look_ups >= (places / 4).max(1) {
             return None;
         }
@@ -436,6 +432,16 @@ impl EndpointQueue {
         }
         health.begins(address, scope, now);
         self.start(id)
+    }
+
+    /// All places of what keeps or ends something, their shares, and how many of them calls take that have time.
+    fn calm_places(&self) -> (usize, Shares, usize) {
+        let places = self.limits.keeping;
+        (
+            places,
+            Shares::of_keeping(places),
+            (places - places / 4).max(1),
+        )
     }
 
     fn start(&mut self, id: u64) -> Option<u64> {
